@@ -48,8 +48,12 @@ _HIDDEN = (
     re.compile(r"((?<![\w./%-])[\w.%-]+:)[^\s:/@]+(?=@(?!sha256:))"),  # a tag before `@sha256:` is not a secret
     re.compile(rf"(?i)({_SETTING}(?:=|:(?!/)))(?:\"[^\"]*\"|[^\s,;]+?{_END})"),  # `:/` begins a path, not a secret
     re.compile(rf"(?i)((?<!\S){_OPTION}\s+){_WORD}"),
-    re.compile(rf"(?i)((?<!\S)--auth(?:[_-]?key)?[=\s]\s*)(?!-){_WORD}"),
-    re.compile(rf"((?<!\S)--user[=\s]\s*[^\s:]+:)(?!\d+(?!\S)){_WORD}"),
+    re.compile(rf"(?i)((?<!\S)--auth[_-]?key[=\s]\s*)(?!-){_WORD}"),
+    re.compile(r"((?<!\S)--(?:auth|user)[=\s]\s*(['\"])[^\s:'\"]+:)(?:(?!\2).)+"),
+    re.compile(
+        # Numbers, or the same word twice, are a user and a group.
+        rf"((?<!\S)--(?:auth|user)[=\s]\s*(?!\d+:\d+(?!\S))(?!([^\s:]+):\2(?!\S))[^\s:'\"]+:){_WORD}"
+    ),
     *(re.compile(rf"({_after(f'(?:{name})')}\s{option}){_WORD}") for name, option in _OPTIONS_OF_PROGRAMS),
     re.compile(rf"(\bhtpasswd\s+-\w*b\w*\s+\S+\s+\S+\s+){_WORD}"),
     re.compile(rf"(\bvault\s+login\s+(?:-\S+\s+)*)(?!-){_WORD}"),

@@ -86,9 +86,10 @@ def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedM
         for network, extra in used.items()
         if network != first
     ]
-    if cli == "docker" and first not in ("", "host", "none", *used) and not first.startswith("container:"):
+    attached = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
+    if cli == "docker" and first not in ("", "host", *attached) and not first.startswith("container:") and attached:
         # A user disconnected the container from the network with which it was created.
-        connects.append(command(cli, "network", "disconnect", first, new))
+        connects.insert(0, command(cli, "network", "disconnect", first, new))
     lines = [*require_absent_volumes(cli, change), *change.setup]
     lines += [*volume_creation_commands(cli, change), *remove_on_failure(cli, change)]
     lines += [_create(snapshot, container, change, new), *remove_on_failure(cli, change, new), *connects]

@@ -1,12 +1,12 @@
 """Reads files of the engine's host, and adds the results to a snapshot."""
 
-import posixpath
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gateway.audit import layer_data
 from gateway.audit.engine_host_files import EngineHostFiles, stale_files
 from gateway.audit.host_filesystem_model import HostPath
 from gateway.audit.image_layer_files import changes, image_names, user_of
@@ -91,16 +91,15 @@ def _container_files(
 ) -> AuditedContainer:  # fmt: skip
     pid = int((container.inspection.get("State") or {}).get("Pid") or 0)
     try:
-        stale = stale_files(Path(f"/proc/{pid}/mountinfo").read_text()) if pid else set()
+        stale = stale_files(Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape")) if pid else set()
     except OSError:
         stale = set()
     changed = container.changes
     if changed is None and layers:
         changed = changes(host, layers[0], f"the layer of {container.name}")
     image = [each for each in layers[1:] if not each.endswith("-init/diff")]
-    image_directories = frozenset(
-        each for each in {posixpath.dirname(name) for name in changed or ()} if _is_in_image(host, image, each)
-    )
+    directory = layer_data.find(changed or {}, [each.path for each in container.mounts]).directory
+    in_image = bool(directory) and image_names(host, image, directory) != set()
     mounts = []
     for mount in container.mounts:
         source = host.resolve(mount.source) if mount.kind == "bind" else mount.source
@@ -112,7 +111,7 @@ def _container_files(
         shared = host.database_below(f"/proc/{pid}/root/dev/shm", f"shared memory of {container.name}")
     layer = container.layer or sum((changed or {}).values())
     return replace(
-        container, mounts=tuple(mounts), layer=layer, changes=changed, image_directories=image_directories, user=user,
+        container, mounts=tuple(mounts), layer=layer, changes=changed, image_has_layer_directory=in_image, user=user,
         shared_memory=shared,
     )  # fmt: skip
 
@@ -125,22 +124,18 @@ def _process_user(
     The two can differ, because many entrypoints start as root and then change the user. Return None if the user is
     not known.
     """
-    if pid:
-        try:
-            return user_of_process(Path(f"/proc/{pid}/status").read_text())
-        except OSError:
-            return None
     config, given = container.inspection.get("Config") or {}, container.inspection.get("HostConfig") or {}
     user = user_of(host, layers, str(config.get("User") or ""), given.get("GroupAdd") or ())
+    if pid:
+        try:
+            current = user_of_process(Path(f"/proc/{pid}/status").read_text(errors="replace"))
+        except OSError:
+            return None
+        is_configured = user is not None and current is not None and user.uid == current.uid
+        return replace(current, is_configured=is_configured) if current is not None else None
     if user is not None and user.uid == 0:
         user = replace(user, ignores_permissions=ignores_permissions(given))
     return user
-
-
-def _is_in_image(host: EngineHostFiles, image: Iterable[str], directory: str) -> bool:
-    """Return whether a directory contains files of the image; true also if the image's files are not known."""
-    names = None if host.is_late else image_names(host, image, directory)
-    return names is None or bool(names)
 
 
 def _mounts_shared(container: AuditedContainer) -> bool:

@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import posixpath
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gateway.audit import layer_data
 from gateway.audit.engine_host_files import MOUNT_TABLE, parse_mounts
 from gateway.audit.engine_responses import container_of, volumes_of
 from gateway.audit.host_snapshot_collector import with_files
@@ -22,7 +23,8 @@ _PARALLEL = 8
 _COMPARING = 15.0
 """The maximum total time, in seconds, of all requests for the changed files of containers."""
 _MODIFIED, _REMOVED = 0, 2
-"""Values of `Kind` in the engine's list of changes. A directory that the image also contains is modified."""
+"""Values of `Kind` in the engine's list of changes. A directory that is also in the image is modified, even if it is
+empty in the image."""
 
 
 @dataclass(frozen=True)
@@ -121,17 +123,20 @@ async def _with_changes(
             for each in waiting:
                 with contextlib.suppress(EngineError):
                     found = await engine.get(f"containers/{each.id}/changes")
-                    queried[each.id] = replace(
-                        each,
-                        changes={str(one["Path"]): 1 for one in found if one["Kind"] != _REMOVED},
-                        image_directories=frozenset(str(one["Path"]) for one in found if one["Kind"] == _MODIFIED),
-                    )
+                    queried[each.id] = _with_found_changes(each, found)
     if len(queried) < len(waiting):
         unchecked.append(
             f"the changed files of {len(waiting) - len(queried)} containers are not known: the audit cannot find "
             "databases in the layers of these containers"
         )
     return tuple(queried.get(each.id, each) for each in containers)
+
+
+def _with_found_changes(container: AuditedContainer, found: Iterable[Mapping[str, Any]]) -> AuditedContainer:
+    kinds = {str(each["Path"]): each["Kind"] for each in found}
+    changes = {path: 1 for path, kind in kinds.items() if kind != _REMOVED}
+    directory = layer_data.find(changes, [each.path for each in container.mounts]).directory
+    return replace(container, changes=changes, image_has_layer_directory=kinds.get(directory) == _MODIFIED)
 
 
 class _OptionalEngineRequests:

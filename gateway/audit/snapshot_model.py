@@ -44,11 +44,14 @@ class ContainerProcessUser:
         uid: The user's ID.
         groups: The IDs of the user's groups.
         ignores_permissions: Whether the user has CAP_DAC_OVERRIDE.
+        is_configured: Whether the container starts with this user. False if a program in the container has changed
+            the user.
     """
 
     uid: int
     groups: frozenset[int]
     ignores_permissions: bool = False
+    is_configured: bool = True
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ class AuditedContainer:
         layer: The size of the writable layer in bytes; 0 if the layer is empty, or if its size is not known.
         changes: Paths that the container added or changed in its layer, with their sizes in bytes. If a size is not
             known, the value is 1. None if the paths are not known.
-        image_directories: The directories in `changes` that contain files of the image, or possibly contain them.
+        image_has_layer_directory: Whether the directory that `layer_data.find` returns for `changes` contains files
+            of the image, or possibly contains them.
         user: The user of the main process; None if it is not known.
         shared_memory: The kind of database that has files in /dev/shm; empty if the audit found no such files.
         is_own: Whether the container runs the gateway itself. Access to keys and to the engine's socket is then not a
@@ -84,7 +88,7 @@ class AuditedContainer:
     mounts: tuple[AuditedMount, ...] = ()
     layer: int = 0
     changes: Mapping[str, int] | None = field(default=None, hash=False)
-    image_directories: frozenset[str] = frozenset()
+    image_has_layer_directory: bool = False
     user: ContainerProcessUser | None = None
     shared_memory: str = ""
     is_own: bool = False

@@ -95,7 +95,6 @@ class DnsNameTable:
         network: str,
         backends: Collection[str],
         elsewhere: Iterable[str],
-        ignored: Collection[str] = (),
     ) -> Iterator[NameConflict]:
         """Yield each name that resolves to one host on `network`, and to another host on a network in `elsewhere`.
 
@@ -106,7 +105,6 @@ class DnsNameTable:
             network: A network of the gateway.
             backends: The names of the backends that resolve on this network, in lower case.
             elsewhere: The other networks of the container or service.
-            ignored: The IDs of the containers whose names on `network` are ignored.
         """
         there = self._holders.get(network, {})
         for name in sorted(who.hosts & set(backends)):
@@ -119,8 +117,7 @@ class DnsNameTable:
             # of aliases.
             both = [held.keys() & each for each in (there.keys(), who.aliases, set(backends))]
             for name in sorted(set().union(*both)):
-                others = held[name]
-                ours = {key: text for key, text in there.get(name, {}).items() if key not in ignored}
+                others, ours = held[name], there.get(name, {})
                 if name in who.aliases:
                     ours = {**ours, who.id: "a requested alias"}
                 if name in backends:
@@ -138,8 +135,27 @@ class DnsNameTable:
             network: The name of the network.
             aliases: The container's aliases on this network.
         """
-        names = {container.name.lower(), container.hostname, *_lower(aliases)} - {""}
-        self._add(network, names, self._holder(container))
+        holder = (container.id, f"container {container.name}, which the gateway attaches,")
+        self._add(network, names_after_attachment(container, aliases), holder)
+
+    def caused_conflicts(
+        self, newcomer: str, names: Collection[str], title: str, network: str, elsewhere: Iterable[str]
+    ) -> Iterator[NameConflict]:
+        """Yield each name conflict that another container gets if a container joins a network.
+
+        Args:
+            newcomer: The ID of the container that joins the network.
+            names: The names that this container gets on the network.
+            title: The name of the other container.
+            network: The network, to which the other container is attached.
+            elsewhere: The other networks of the other container.
+        """
+        for place in elsewhere:
+            held = self._holders.get(place, {})
+            for name in sorted(held.keys() & names):
+                if place not in (network, *WITHOUT_NAMES) and newcomer not in held[name]:
+                    other = f"{min(held[name].values())} on network {place}"
+                    yield NameConflict(title, network, name, "this container", other)
 
     def _holder(self, container: Container) -> tuple[str, str]:
         # Use one key for the gateway's own container and swarm service, so that their names do not conflict.
@@ -162,6 +178,11 @@ def names_on(container: Container, endpoint: NetworkEndpoint) -> set[str]:
         names.add(container.labels[SERVICE].lower())
     names |= {each for each in endpoint.names if not each.startswith(OWNER_ALIAS_PREFIX)}
     return names - {container.id[:_SHORT_ID]}
+
+
+def names_after_attachment(container: Container, aliases: Iterable[str]) -> set[str]:
+    """Return the names that a container gets on a network to which the gateway attaches it, in lower case."""
+    return {container.name.lower(), container.hostname, *_lower(aliases)} - {""}
 
 
 def _lower(names: Iterable[str]) -> set[str]:

@@ -44,7 +44,7 @@ class FleetState:
     Args:
         members: The members, with their last responses.
         problems: Error messages, for example about unreadable files.
-        is_discovered: Whether the first discovery has finished. Before that, `members` can be incomplete.
+        is_discovered: Whether `members` is complete, or the first discovery has failed for five minutes.
     """
 
     members: list[MemberState] = field(default_factory=list)

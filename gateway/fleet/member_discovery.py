@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from pathlib import Path
 
 from gateway.errors import GatewayError
 from gateway.fleet.blocking_call_runner import BlockingCallRunner
@@ -23,9 +24,16 @@ class MemberDiscovery:
         self._strict = strict
         self._by_name: dict[MemberAddress, list[Member]] = {}
         self._in_file: list[MemberAddress] = []
+        self._read_path: Path | None = None
         self._file_read: BlockingCallRunner[tuple[list[MemberAddress], list[str]]] = BlockingCallRunner()
         self._file_problems: list[str] = []
         self._name_problems: dict[MemberAddress, str] = {}
+
+    def is_complete(self, options: FleetOptions) -> bool:
+        """Return whether `fleet.file` was read, and each `dns+` name was looked up, successfully at least once."""
+        return options.file in (None, self._read_path) and all(
+            each in self._by_name for each in self._addresses(options)[:MAX_MEMBERS] if each.discover
+        )
 
     def problems(self, options: FleetOptions) -> list[str]:
         """Return messages about problems, such as invalid lines in `fleet.file` or too many members."""
@@ -55,7 +63,7 @@ class MemberDiscovery:
         """Read the addresses of members from the file `fleet.file`. `fleet.timeout` limits the duration."""
         path = options.file
         if path is None:
-            self._in_file, self._file_problems = [], []
+            self._in_file, self._file_problems, self._read_path = [], [], None
             return
         try:
             self._in_file, invalid = await self._file_read.run(lambda: read_members(path), options.timeout)
@@ -64,6 +72,7 @@ class MemberDiscovery:
         except (OSError, GatewayError) as error:
             self._file_problems = [f"fleet.file: {path}: {getattr(error, 'strerror', None) or error}"]
         else:
+            self._read_path = path
             exposed = exposed_token(self._in_file) if options.token_file is not None else None
             if exposed and self._strict:
                 exposed += ". Strict mode ignores members that would get the token without encryption"

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 _DISCOVERY_INTERVAL = 15.0
 """Seconds between two discoveries. A discovery reads the member file and the credentials, and looks up the member
 addresses that start with `dns+`."""
+_DISCOVERY_GRACE = 300.0
+"""Seconds after a change of the section `fleet` until incomplete members are reported as discovered. A name or a file
+that cannot be read must not hide the other members permanently."""
 _CONFIG_CHECK_INTERVAL = 0.5
 """Seconds between two checks for changes in the section `fleet` of the configuration."""
 _JITTER = 0.05
@@ -45,7 +48,7 @@ class FleetPoller:
         self._tasks: dict[Member, asyncio.Task[None]] = {}
         self._strict = strict
         self._discovery = MemberDiscovery(strict=strict)
-        self._is_discovered = False
+        self._discovered_options, self._discovery_deadline = FleetOptions(), 0.0
         self._credentials_error = ""
         self._credentials_read: BlockingCallRunner[tuple[list[tuple[Path, int, int]], MemberCredentials | None]] = (
             BlockingCallRunner()
@@ -57,7 +60,9 @@ class FleetPoller:
         """Return the last known state of all members, and error messages about discovery and credentials."""
         options = self._options()
         problems = [*self._discovery.problems(options), *filter(None, [self._credentials_error])]
-        return FleetState(list(self._members.values()), problems, self._is_discovered or options.is_empty)
+        is_late = options == self._discovered_options and time.monotonic() >= self._discovery_deadline
+        is_discovered = options.is_empty or self._discovery.is_complete(options) or is_late
+        return FleetState(list(self._members.values()), problems, is_discovered)
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Poll the members until cancelled."""
@@ -75,11 +80,10 @@ class FleetPoller:
             async with MemberClient(self._options().timeout) as client, asyncio.TaskGroup() as group:
                 while not (options := self._options()).is_empty:
                     await self._refresh(client, group, options)
-                    self._is_discovered = True
                     await self._wait_for_change(options)
                 self._retain([])
         finally:
-            self._tasks, self._members, self._stamps, self._is_discovered = {}, {}, None, False
+            self._tasks, self._members, self._stamps = {}, {}, None
 
     async def _wait_for_change(self, options: FleetOptions) -> None:
         """Wait until the section `fleet` changes, or until the next discovery is due."""
@@ -90,6 +94,9 @@ class FleetPoller:
                 return
 
     async def _refresh(self, client: MemberClient, group: asyncio.TaskGroup, options: FleetOptions) -> None:
+        if options != self._discovered_options:
+            self._discovered_options = options
+            self._discovery_deadline = time.monotonic() + _DISCOVERY_GRACE
         client.timeout = options.timeout
         await self._discovery.read_file(options)
         # First stop polling members that were removed from the configuration, so that they do not get a new token.

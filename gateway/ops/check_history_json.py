@@ -30,7 +30,8 @@ def check_history_json(backend: str, history: ChecksByTarget) -> dict[str, Any]:
         backend: The name of the backend.
         history: The checks of the backend's targets.
     """
-    return {"backend": backend, "targets": {target: list(map(_check, checks)) for target, checks in history.items()}}
+    targets = ((target, list(map(_check, checks))) for target, checks in history.items())
+    return {"backend": backend, "targets": targets}
 
 
 def _check(check: RecordedCheck) -> dict[str, Any]:

@@ -153,7 +153,7 @@ class HttpGetHandlers:
         if not fleet.is_discovered:
             # After an error, Prometheus keeps its targets. After an empty list, it would remove them.
             return json_response(
-                {"status": "starting", "detail": "the first discovery of the fleet has not finished"}, status=503
+                {"status": "starting", "detail": "the members of the fleet are not known yet"}, status=503
             )
         return json_response(discovery_json(fleet))
 

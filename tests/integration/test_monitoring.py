@@ -67,10 +67,19 @@ GATEWAY = {**one("up", "1x60"), **one("gateway_build_info", "1x60", version="1")
 GONE = {**one("up", "1x5 0x60"), **one("gateway_build_info", "1x5 stale", version="1")}
 ORDERS = {"backend": "orders"}
 TARGET = {**ORDERS, "target": "db:3306"}
-UP = one("gateway_backend_up", "1x60", **ORDERS)
-NOT_UP = one("gateway_backend_up", "0x60", **ORDERS)
-UNCHECKED = {**NOT_UP, **one("gateway_backend_state", "1x60", state="unknown", **ORDERS)}
-"""A backend that the gateway does not check."""
+STATES = ("up", "degraded", "down", "unknown", "blocked", "paused")
+
+
+def state(name: str, backend: str = "orders") -> dict[str, str]:
+    """Return the series of a backend's state: one for each possible state, as the gateway exports them."""
+    usable = name in ("up", "degraded")
+    states = {
+        series("gateway_backend_state", state=each, backend=backend): f"{int(each == name)}x60" for each in STATES
+    }
+    return {series("gateway_backend_up", backend=backend): f"{int(usable)}x60", **states}
+
+
+UP, UNCHECKED, PAUSED = state("up"), state("unknown"), state("paused")
 BIG = one("gateway_connections_total", "0+100x60", **ORDERS)
 FEW = one("gateway_connections_total", "0+0.01x60", **ORDERS)
 
@@ -99,10 +108,6 @@ def space(available: int) -> dict[str, str]:
 def clients(active: int) -> dict[str, str]:
     return {**one("gateway_connections_active", f"{active}x60", **ORDERS),
             **one("gateway_connections_limit", "100x60", **ORDERS)}  # fmt: skip
-
-
-def state(name: str) -> dict[str, str]:
-    return one("gateway_backend_state", "1x60", state=name, **ORDERS)
 
 
 def failing(reason: str, per_minute: int = 6) -> dict[str, str]:
@@ -149,10 +154,9 @@ CASES: dict[str, tuple[Series, Series]] = {
     "GatewayTunnelDown": (
         # The tunnel `edge` is down, and the tunnel `bastion` inside `edge` waits. The backend `orders` is blocked,
         # rejects clients, and has reached its limit.
-        {**tunnel("edge", up=0), **tunnel("bastion", up=0, waiting=1), **NOT_UP,
-         series("gateway_way_up", tunnel="edge", backend="other"): "0x60",
-         series("gateway_backend_up", backend="other"): "1x60",
-         series("gateway_backend_state", backend="other", state="degraded"): "1x60", **state("blocked"), **BIG,
+        {**tunnel("edge", up=0), **tunnel("bastion", up=0, waiting=1),
+         series("gateway_way_up", tunnel="edge", backend="other"): "0x60", **state("degraded", "other"),
+         **one("gateway_way_up", "0x60", tunnel="edge", **ORDERS), **state("blocked"), **BIG,
          **rejected("tunnel"), **rejected("max_connections"), **clients(100)},
         # The tunnel `edge` was down only briefly, and no backend uses the tunnel `unused`.
         {**one("gateway_tunnel_up", "1x35 0x1 1x60", tunnel="edge"),
@@ -168,7 +172,8 @@ CASES: dict[str, tuple[Series, Series]] = {
          **one("gateway_tunnel_state", repeated("0 1"), tunnel="bastion", state="waiting"),
          **one("gateway_tunnel_connects_total", repeated_counter("0 1"), tunnel="bastion"),
          **one("gateway_backend_up", repeated("1 0"), **ORDERS),
-         **one("gateway_backend_state", repeated("0 1"), state="blocked", **ORDERS), **BIG,
+         **one("gateway_backend_state", repeated("0 1"), state="blocked", **ORDERS),
+         **one("gateway_backend_state", repeated("1 0"), state="up", **ORDERS), **BIG,
          **one("gateway_connections_rejected_total", repeated_counter("0 100"), reason="tunnel", **ORDERS)},
         # The tunnel `edge`, which has four SSH connections, reconnects once. The tunnel `bastion` reconnects twice in
         # an hour.
@@ -177,20 +182,25 @@ CASES: dict[str, tuple[Series, Series]] = {
     ),
     "GatewayTunnelSlow": (tunnel("edge", up=1, rtt=0.7), tunnel("edge", up=1, rtt=0.3)),
     "GatewayBackendDown": (
-        {**NOT_UP, **state("down"), **failing("refused"), **rejected("refused", 50), **BIG},
-        {**NOT_UP, **state("blocked")},
+        {**state("down"), **failing("refused"), **failing("auth"), **rejected("refused", 50),
+         **rejected("not_allowed"), **clients(100), **BIG, **tunnel("edge", up=1),
+         **one("gateway_way_up", "0x60", tunnel="edge", **ORDERS),
+         **one("gateway_database_replication_lag_seconds", "40x60", **TARGET)},
+        state("blocked"),
     ),
-    "GatewayBackendDegraded": ({**UP, **state("degraded"), **failing("refused")}, {**UP, **state("up")}),
+    "GatewayBackendDegraded": ({**state("degraded"), **failing("refused")}, {**state("up")}),
     "GatewayPathDown": (
         {**UP, **tunnel("edge", up=1), **one("gateway_way_up", "0x60", tunnel="edge", **ORDERS)},
         {**UP, **tunnel("edge", up=1), **one("gateway_way_up", "1x60", tunnel="edge", **ORDERS)},
     ),
-    "GatewayHostBlocked": ({**NOT_UP, **state("down"), **failing("host_blocked")}, {**UP, **failing("timeout", 1)}),
-    "GatewayCheckCannotLogIn": ({**UP, **state("degraded"), **failing("auth")}, {**UP, **failing("auth", 0)}),
+    "GatewayHostBlocked": ({**state("down"), **failing("host_blocked")}, {**UP, **failing("timeout", 1)}),
+    "GatewayCheckCannotLogIn": ({**state("degraded"), **failing("auth")}, {**UP, **failing("auth", 0)}),
     "GatewayReplicationLag": (
         # The replication has stopped. The backend is degraded, but `check.max_lag` is not set, so no check fails.
-        {**UP, **one("gateway_database_replication_lag_seconds", "40x60", **TARGET), **state("degraded")},
-        {**UP, **one("gateway_database_replication_lag_seconds", "20x60", **TARGET)},
+        {**state("degraded"), **one("gateway_database_replication_lag_seconds", "40x60", **TARGET)},
+        # While the backend `orders` is paused, its lag is the last measured value. The lag of `other` is small.
+        {**PAUSED, **one("gateway_database_replication_lag_seconds", "40x60", **TARGET), **state("up", "other"),
+         series("gateway_database_replication_lag_seconds", backend="other", target="db:3307"): "20x60"},
     ),
     "GatewayNfsSpaceLow": (space(99), space(101)),
     "GatewayBackendAvailabilityBurn": (
@@ -256,6 +266,7 @@ def repeated_failures() -> dict[str, tuple[Series, dict[int, list[str]]]]:
     restarts = {
         **one("gateway_backend_up", repeated("1 1 1 1 1 0"), **ORDERS),
         **one("gateway_backend_state", repeated("0 0 0 0 0 1"), state="down", **ORDERS),
+        **one("gateway_backend_state", repeated("1 1 1 1 1 0"), state="up", **ORDERS),
         **one(
             "gateway_connections_rejected_total", repeated_counter("16 16 16 16 16 100"), reason="refused", **ORDERS
         ),
@@ -264,12 +275,13 @@ def repeated_failures() -> dict[str, tuple[Series, dict[int, list[str]]]]:
     outage = {
         **one("gateway_backend_up", f"1x39 0x19 1x{HOURS * 60}", **ORDERS),
         **one("gateway_backend_state", f"0x39 1x19 0x{HOURS * 60}", state="down", **ORDERS),
+        **one("gateway_backend_state", f"1x39 0x19 1x{HOURS * 60}", state="up", **ORDERS),
         **one("gateway_connections_rejected_total", f"0x40 100+100x18 2000x{HOURS * 60}", reason="refused", **ORDERS),
     }
     burn, down, flaps = ["GatewayBackendAvailabilityBurn"], ["GatewayBackendDown"], ["GatewayTunnelFlapping"]
     flapping = CASES["GatewayTunnelFlapping"][0]
     # The check fails because of `check.max_lag`, although the metric of the lag is missing.
-    late = {**UP, **failing("lag"), **state("degraded")}
+    late = {**failing("lag"), **state("degraded")}
     return {
         "lag above max_lag": ({**GATEWAY, **late}, {40: ["GatewayReplicationLag"]}),
         "restarts": ({**present, **clients, **restarts}, dict.fromkeys((60, 121, 182, 243, 295), burn)),

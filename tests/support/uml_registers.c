@@ -9,7 +9,6 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <elf.h>
-#include <errno.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/ptrace.h>
@@ -28,7 +27,8 @@ long ptrace(enum __ptrace_request request, ...)
     if (!next)
         *(void **)&next = dlsym(RTLD_NEXT, "ptrace");
     long result = next(request, pid, address, data);
-    if (result == -1 && errno == EFAULT && request == PTRACE_SETREGSET && address == (void *)NT_X86_XSTATE) {
+    /* Do not check errno: a signal handler of UML can have changed it. */
+    if (result == -1 && request == PTRACE_SETREGSET && address == (void *)NT_X86_XSTATE) {
         const struct iovec *given = data;
         struct iovec complete = {registers, sizeof registers};
         result = next(PTRACE_GETREGSET, pid, address, &complete);

@@ -33,6 +33,9 @@ def imported(text: str, name: str = "") -> ImportResult:
         (["PGPASSWORD=correct horse battery", "psql"], "PGPASSWORD=*** psql"),
         (["-o", "vers=3,username=u,password=my pass word"], "-o vers=3,username=u,password=***"),
         (["--env=DB_PASSWORD=my secret"], "--env=DB_PASSWORD=***"),
+        (["prog", "--user", "me:my pass"], "prog --user 'me:***'"),
+        (["prog", "--user=admin:123456", "-v"], "prog --user=admin:*** -v"),
+        (["sh", "-c", 'prog --user "me:hunter2" --auth-key x'], """sh -c 'prog --user "me:***" --auth-key ***'"""),
     ],
 )
 def test_passwords_are_not_shown(words: list[str], shown: str) -> None:
@@ -85,6 +88,12 @@ def test_secrets_in_a_text_are_hidden(text: str, shown: str) -> None:
         (["redis-server", "--masterauth", "x"], True),
         (["redis-cli", "-a", "x"], True),
         (["mongod", "--bind_ip", "10.0.0.1"], False),
+        (["mongod", "--auth", "--bind_ip_all"], False),
+        (["code-server", "--auth", "none"], False),
+        (["prog", "--auth", "me:x"], True),
+        (["tailscale", "up", "--authkey", "x"], True),
+        (["prog", "--user", "1000:1000"], False),
+        (["prog", "--user=www-data:www-data"], False),
         (["-v", "/private/db:/db", "a b"], False),
         (["--label", "traefik.http.services.app.loadbalancer.passhostheader=true"], False),
         (["--label", "app.tls.passthrough=False", "--label", "app.token=x"], True),

@@ -120,12 +120,15 @@ def host_mount(
     fields = (device, point, "cifs", ",".join((f"credentials={credentials}", *kept, "_netdev")), "0", "0")
     line = " ".join(map(escaped, fields))
     read = command(cli, "volume", "inspect", "-f", "{{.Options.o}}", volume.name)
+    has_volume = f"{command(cli, 'volume', 'inspect', volume.name)} > /dev/null 2>&1"
     login = command("grep", "-E", f"^({'|'.join(sorted(_LOGIN))})=")
     setup = (
         only_on_host(cli),
         # Pipe the password from the options of the volume to the credentials file. The password then appears neither
         # in the output nor in arguments. A node of a swarm that has no such volume gets a copy of the file instead.
-        f"[ -s {command(credentials)} ] || (umask 077; {read} | tr , '\\n' | {login} > {command(credentials)})",
+        f"if {has_volume}; then (umask 077; {read} | tr , '\\n' | {login} > {command(credentials)}); fi",
+        f"test -s {command(credentials)} || {{ echo {command(f'{credentials} is missing: copy it')} >&2; exit 1; }}",
+        command("chmod", "600", credentials),
         command("mkdir", "-p", point),
         f"grep -qxF {command(line)} /etc/fstab || echo {command(line)} >> /etc/fstab",
         f"{command('mountpoint', '-q', point)} || {command('mount', point)}",

@@ -3,6 +3,7 @@
 Does no I/O.
 """
 
+import re
 from collections.abc import Iterator
 
 from gateway.audit import hazard_rules
@@ -26,9 +27,11 @@ from gateway.audit.storage_behind_mount import (
     of_volume,
     split_options,
 )
-from gateway.secret_redaction import is_secret
+from gateway.secret_redaction import hide_secrets, is_secret
 from gateway.text_sanitizer import one_line
 
+_NO_SECRET = re.compile(r"(?i)(?:name|id)$|bypass|passthrough|ask_password")
+"""Matches names of options that contain a word such as `password`, but whose values are not secrets."""
 Issue = tuple[HazardRule, Severity, str]
 """A kind of hazard, its severity, and a description of the finding."""
 
@@ -55,7 +58,7 @@ def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
 def _password(volume: AuditedVolume) -> Iterator[Finding]:
     """Yield a finding if an option of a volume is a password. The options of SMB volumes have their own function."""
     given = {**volume.options, **split_options(volume.options.get("o", ""))}
-    names = sorted(name for name, value in given.items() if is_secret(name) and value and not value.startswith("/"))
+    names = sorted(name for name, value in given.items() if _is_password(name, value))
     if names:
         what = one_line(f"{', '.join(names)} of {volume.name} ({volume.driver})")
         fix = (
@@ -63,6 +66,12 @@ def _password(volume: AuditedVolume) -> Iterator[Finding]:
             "settings\n# if the driver cannot read it there, mount the storage on the host, and use a bind mount"
         )
         yield Finding(hazard_rules.PASSWORD, Severity.MEDIUM, one_line(volume.name), "", what, fix)
+
+
+def _is_password(name: str, value: str) -> bool:
+    is_path = value.startswith("/") and not value.endswith("=")  # base64 can begin with / and end with =
+    named = is_secret(name) and not _NO_SECRET.search(name) and value not in ("", "true", "false") and not is_path
+    return named or (name != "o" and hide_secrets(value) != value)
 
 
 def _issues(

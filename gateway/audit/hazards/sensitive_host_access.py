@@ -21,7 +21,7 @@ from gateway.audit.proposed_mount_changes import ProposedMountChanges
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_command_builder import command
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot, ContainerProcessUser
-from gateway.audit.storage_behind_mount import as_bind, is_below, store_of
+from gateway.audit.storage_behind_mount import StorageBehindMount, as_bind, is_below, store_of
 from gateway.text_sanitizer import one_line
 
 _DATA_TREES = ("/dev/shm", "/dev/mqueue", "/dev/hugepages", "/var/lib/docker/volumes/",  # noqa: S108
@@ -29,6 +29,8 @@ _DATA_TREES = ("/dev/shm", "/dev/mqueue", "/dev/hugepages", "/var/lib/docker/vol
 """Directories below `SYSTEM_TREES` with application data. Writable mounts of these directories are not a hazard."""
 _MODERATE_TREES = ("/dev/", "/etc/", "/usr/share", "/usr/src", "/usr/local/share", "/usr/local/src")
 """Directories below `SYSTEM_TREES` with few or no programs. Writable mounts of these have medium severity."""
+_ENGINE = ("buildkit", "containerd", "containers", "image", "network", "overlay2", "plugins", "runtimes", "swarm")
+"""Directories of the engine in its data directory, except those for volumes."""
 _HARMLESS = ("/etc/localtime", "/etc/timezone", "/etc/machine-id")
 _SOCKETS = re.compile(r"/(docker|podman|containerd|crio)\.sock$")
 
@@ -61,10 +63,13 @@ def _bind(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMo
 
 def _is_system(snapshot: AuditSnapshot, path: str) -> bool:
     found = snapshot.paths.get(path)
-    volumes = snapshot.volume_directory
-    if path in _HARMLESS or below_any(path, _DATA_TREES) or (volumes and path.startswith(f"{volumes}/")):
+    if path in _HARMLESS or below_any(path, _DATA_TREES):
         return False
-    if volumes and is_below(path, posixpath.dirname(volumes)):
+    # Below the engine's data directory, applications can also have data. Only the engine's directories are critical.
+    engine = posixpath.dirname(snapshot.volume_directory)
+    if engine and (
+        path in (engine, snapshot.volume_directory) or below_any(path, [f"{engine}/{each}" for each in _ENGINE])
+    ):
         return True
     # The mount of a device file is harmless, because the engine also restricts access to devices.
     is_device = path != "/dev" and is_below(path, "/dev") and (found is None or found.kind != "directory")
@@ -100,11 +105,13 @@ def _not_writable(snapshot: AuditSnapshot, container: AuditedContainer, mount: A
     if may_write(user, found.uid, found.gid, found.mode):
         return
     volume = snapshot.volumes.get(mount.volume)
-    if volume is not None and store.host_path == posixpath.normpath(volume.mountpoint):
-        # The program possibly writes only to subdirectories. Only an empty volume is certainly unusable.
-        if found.entries != frozenset():
-            return
-    elif belongs_to_host(store.host_path):
+    is_volume = volume is not None and store.host_path == posixpath.normpath(volume.mountpoint)
+    is_empty = found.entries == frozenset()
+    # If there are files, the program possibly writes only to subdirectories, or only reads. This is common if the
+    # mount is a volume, or if a program has changed the user: it often also changes the owners of subdirectories.
+    if (not is_empty and (is_volume or not user.is_configured)) or (
+        not is_volume and belongs_to_host(store.host_path)
+    ):
         return
     what = f"user {user.uid} cannot write to {store.title} (owner {found.uid}:{found.gid}, mode {found.mode:o})"
     group = min(user.groups, default=user.uid)
@@ -113,9 +120,23 @@ def _not_writable(snapshot: AuditSnapshot, container: AuditedContainer, mount: A
         fix = command("chmod", "u+wx", store.host_path)
     elif is_shared(store.host_path):
         fix = f"# mount a directory below {one_line(store.host_path)} that belongs only to {container.name}"
+    elif (not is_empty and found.uid != 0) or _is_used_by_others(snapshot, container, store):
+        fix = (
+            f"# if {container.name} must write there, give user {user.uid} access, and keep the access of the users"
+            " and containers that use the directory now; otherwise, mount it read-only"
+        )
     if not store.host_path.isprintable():
         fix = "# the name of the directory contains control characters: no command is safe to print"
     yield on_container(snapshot, hazard_rules.NOT_WRITABLE, Severity.MEDIUM, container, mount.path, what, fix)
+
+
+def _is_used_by_others(snapshot: AuditSnapshot, container: AuditedContainer, store: StorageBehindMount) -> bool:
+    return any(
+        store_of(snapshot, mount).identity == store.identity
+        for other in snapshot.current_containers
+        if other.id != container.id
+        for mount in other.mounts
+    )
 
 
 def may_write(user: ContainerProcessUser, uid: int, gid: int, mode: int) -> bool:

@@ -2,9 +2,9 @@
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from gateway.audit import database_files, hazard_rules
+from gateway.audit import database_files, hazard_rules, layer_data
 from gateway.audit.container_recreate_commands import volume_for
 from gateway.audit.data_copy_commands import saved
 from gateway.audit.hazards.finding_builders import database_in, mounts, on_container
@@ -23,10 +23,9 @@ _SHARED = {"/app", "/home", "/opt", "/root", "/run", "/srv", "/tmp", "/usr/src/a
            "/var/run"}  # fmt: skip
 """Directories that must not be moved to a volume: they contain files of the image, or programs expect them to be
 empty."""
-_PROGRAMS = re.compile(r"/(?:bin|sbin|lib\w*|etc|boot|usr(?!/src/))(?:/|$)")
-"""Matches directories for programs and libraries, and everything below them. They must not be moved to a volume,
-because the container would then not get the programs of newer images."""
-_SET_BY_ENGINE = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/mtab", "/.dockerenv")
+_PROGRAMS = re.compile(r"/(?:bin|sbin|lib(?:32|64|x32|exec)?|boot|etc|usr(?!/src/))(?:/|$)")
+"""Matches directories for programs, libraries and settings, except `/usr/src/…`. They must not be moved to a volume,
+because the container would then not get the files of newer images."""
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
@@ -46,34 +45,16 @@ def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
 
 
 def _layer(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[Finding]:
-    mounted = [each.path for each in container.mounts]
-    written = {
-        name: size
-        for name, size in (container.changes or {}).items()
-        if not any(is_below(name, path) for path in (*mounted, *VOLATILE, *_SET_BY_ENGINE))
-    }
-    database, directory = database_files.in_files(written)
+    database, directory = layer_data.find(container.changes or {}, [each.path for each in container.mounts])
     if database:
         what = f"{database} files in {directory}, {format_bytes(container.layer)} in the layer"
         fix = _move(snapshot, container, directory)
         yield on_container(snapshot, hazard_rules.LAYER_DATABASE, Severity.HIGH, container, directory, what, fix)
-    elif container.layer >= _SMALL and (written or container.changes is None):
-        directory = _main_directory(written)
-        what = f"{format_bytes(container.layer)} in the layer" + (f", in {directory}" if written else "")
-        fix = _move(snapshot, container, directory)
-        yield on_container(snapshot, hazard_rules.LAYER_DATA, Severity.MEDIUM, container, directory, what, fix)
-
-
-def _main_directory(written: Mapping[str, int]) -> str:
-    """Return the deepest directory that contains more than half of the bytes of the files in `written`."""
-    sizes: dict[str, int] = {}
-    for name, size in written.items():
-        directory = posixpath.dirname(name)
-        while directory != "/":
-            sizes[directory] = sizes.get(directory, 0) + size
-            directory = posixpath.dirname(directory)
-    half = sum(written.values()) / 2
-    return max((each for each, size in sizes.items() if size > half), key=lambda each: each.count("/"), default="/")
+    elif container.layer >= _SMALL and (directory or container.changes is None):
+        what = f"{format_bytes(container.layer)} in the layer" + (f", in {directory}" if directory else "")
+        fix = _move(snapshot, container, directory or "/")
+        path = directory or "/"
+        yield on_container(snapshot, hazard_rules.LAYER_DATA, Severity.MEDIUM, container, path, what, fix)
 
 
 def _move(snapshot: AuditSnapshot, container: AuditedContainer, directory: str) -> str | ProposedMountChanges:
@@ -94,15 +75,13 @@ def _move(snapshot: AuditSnapshot, container: AuditedContainer, directory: str) 
 
 def _has_programs(container: AuditedContainer, directory: str) -> bool:
     """Return whether a directory contains files of the image, such as programs, or possibly contains them."""
-    if database_files.at(directory, container.image, container.environment.get("PGDATA", "")):
-        return False
     work = (container.inspection.get("Config") or {}).get("WorkingDir")
-    return (
-        directory in _SHARED
-        or directory == work
-        or directory in container.image_directories
-        or _PROGRAMS.match(directory) is not None
-    )
+    if directory in _SHARED or directory == work:
+        return True
+    data = container.environment.get("PGDATA", "")
+    if database_files.at(directory, container.image, "") or (data and is_below(directory, data)):
+        return False
+    return container.image_has_layer_directory or _PROGRAMS.match(directory) is not None
 
 
 def _anonymous(

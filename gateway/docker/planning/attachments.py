@@ -106,7 +106,9 @@ def _connect(builder: PlanBuilder, container: Container, name: str, aliases: tup
         return
     builder.report_container(container, name, AttachmentState.PENDING)
     reserve(builder, container, name, aliases)
-    builder.names.add_planned(container, name, aliases)
+    builder.connecting.add((container.id, name))
+    if builder.options.on_name_conflict == "refuse":
+        builder.names.add_planned(container, name, aliases)
     there = builder.known.get(name)
     own = container.id == builder.observed.own
     builder.actions.append(

@@ -6,9 +6,8 @@ The option `on_name_conflict` selects whether the gateway warns or refuses the a
 from collections.abc import Collection, Iterable
 
 from gateway.docker.desired_state import OWNER_ALIAS_PREFIX
-from gateway.docker.name_resolution import NameResolvingContainer
+from gateway.docker.name_resolution import NameResolvingContainer, names_after_attachment
 from gateway.docker.plan import NameConflict
-from gateway.docker.planning.aliases import age
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.snapshot import Container, SwarmService
 
@@ -25,25 +24,35 @@ def container_conflicts(builder: PlanBuilder, container: Container, network: str
     if own:
         _warn_of_hostnames(builder, network)
     who = NameResolvingContainer(container.id, container.name, _lower(() if own else aliases), container.hosts)
-    backends, elsewhere = builder.backend_names(network), _networks_to_compare(builder, container, network)
-    found = list(builder.names.conflicts(who, network, backends, elsewhere))
-    if found and builder.options.on_name_conflict == "refuse" and not own and network in container.endpoints:
-        ignored = _yielding(builder, container, network)
-        found = list(builder.names.conflicts(who, network, backends, elsewhere, ignored))
-    return _add(builder, found, refusable=not own)
+    found = builder.names.conflicts(
+        who, network, builder.backend_names(network), _networks_to_compare(builder, container, network)
+    )
+    refused = _add(builder, list(found), refusable=not own)
+    if refused or own or builder.options.on_name_conflict != "refuse" or network in container.endpoints:
+        return refused
+    return _conflicts_of_others(builder, container, network, aliases)
 
 
-def _yielding(builder: PlanBuilder, container: Container, network: str) -> set[str]:
-    """Return the IDs of the newer containers that the gateway attached to a network.
+def _conflicts_of_others(builder: PlanBuilder, container: Container, network: str, aliases: Iterable[str]) -> str:
+    """Return the reason why a container must not be attached because others would get name conflicts.
 
-    If two attached containers prevent each other's attachment, only the newer one is detached. Otherwise, the gateway
-    would detach both, find no conflict, and attach both again.
+    The gateway attached these other containers, or this plan attaches them. Without this rule, the gateway would
+    attach a container, detach another one because of it, and in some cases do the opposite in the next round.
     """
-    return {
-        other.id
-        for other in builder.observed.containers
-        if (other.id, network) in builder.ours and network in other.endpoints and age(other) > age(container)
-    }
+    names = names_after_attachment(container, aliases)
+    found: list[NameConflict] = []
+    for other in builder.observed.containers:
+        attached = (other.id, network) in builder.ours and network in other.endpoints
+        if (attached or (other.id, network) in builder.connecting) and other.id not in (
+            container.id,
+            builder.observed.own,
+        ):
+            elsewhere = _networks_to_compare(builder, other, network)
+            found += builder.names.caused_conflicts(container.id, names, other.name, network, elsewhere)
+    if not found:
+        return ""
+    conflicts = "; ".join(f"for {each.container}, {each}" for each in found[:_MOST])
+    return f"{conflicts}: rename one of them, or attach only one of {container.name} and {found[0].container}"
 
 
 def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted: Collection[str]) -> None:

@@ -81,6 +81,8 @@ class PlanBuilder:
         """The warnings about labels."""
         self.names = DnsNameTable(desired, observed)
         self.name_conflicts: list[NameConflict] = []
+        self.connecting: set[tuple[str, str]] = set()
+        """The endpoints that this plan creates, each as the container's ID and the network's name."""
         self.outdated: set[str] = set()
         """Names of the gateway's own networks whose options differ from the configuration."""
         self._containers_named: dict[str, dict[str, list[tuple[Container, bool]]]] = {}

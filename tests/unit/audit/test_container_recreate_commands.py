@@ -254,11 +254,13 @@ def test_a_recreated_container_has_the_same_networks_after_connect_and_disconnec
         app = container(host={"NetworkMode": mode}, networks={"apps": {}})
         text = lines(app, ProposedMountChanges())
         assert [each for each in text if " network " in each and each.startswith("docker")] == [
-            "docker network connect apps db-new",
             "docker network disconnect bridge db-new",
+            "docker network connect apps db-new",
         ]
         text = lines(container(host={"NetworkMode": mode}, networks={"bridge": {}}), ProposedMountChanges())
         assert not [each for each in text if " network " in each]
+    text = lines(container(host={"NetworkMode": "none"}, networks={"apps": {}}), ProposedMountChanges())
+    assert "docker network disconnect none db-new" in text
     for mode in ("host", "none", "container:f00d"):
         text = lines(container(host={"NetworkMode": mode}), ProposedMountChanges())
         assert not [each for each in text if " network " in each]

@@ -106,33 +106,37 @@ def test_much_data_in_a_layer_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "image_directories"),
-    [("/usr/lib/python3/site/x", ()), ("/usr/local/lib/x", ()), ("/etc/app", ()), ("/srv/app", ("/srv/app",))],
+    ("path", "in_image"),
+    [("/usr/lib/python3/site/x", False), ("/usr/local/lib/x", False), ("/lib64/x", False), ("/srv/app", True)],
 )
-def test_a_directory_with_programs_is_not_moved(path: str, image_directories: tuple[str, ...]) -> None:
-    changed = container(
-        layer=5 << 20, changes={f"{path}/big": 4 << 20}, image_directories=frozenset(image_directories)
-    )
+def test_a_directory_with_programs_is_not_moved(path: str, in_image: bool) -> None:
+    changed = container(layer=5 << 20, changes={f"{path}/big": 4 << 20}, image_has_layer_directory=in_image)
     (finding,) = findings(changed)
     assert finding.path == path
     assert f"\ndocker cp -a app:{path} ./app-" in finding.fix
     assert "volume create" not in finding.fix
 
 
-@pytest.mark.parametrize("path", ["/srv/data", "/usr/src/app/uploads"])
+@pytest.mark.parametrize("path", ["/srv/data", "/usr/src/app/uploads", "/library"])
 def test_a_directory_that_only_the_container_wrote_is_moved(path: str) -> None:
     (finding,) = findings(container(layer=5 << 20, changes={f"{path}/big": 4 << 20}))
     assert "docker volume create" in finding.fix
 
 
-def test_a_database_beside_its_program_is_not_moved() -> None:
-    changes = {"/opt/shop/shop.sqlite3": 9000}
-    (finding,) = findings(container(layer=9000, changes=changes, image_directories=frozenset({"/opt/shop"})))
-    assert (finding.rule.id, "volume create" in finding.fix) == ("database-in-layer", False)
-    # The image has files in the data directory of MySQL, and the directory contains no programs.
-    changes, there = {"/var/lib/mysql/ibdata1": 9000}, frozenset({"/var/lib/mysql"})
-    (finding,) = findings(container(layer=9000, changes=changes, image_directories=there))
-    assert "docker volume create" in finding.fix
+@pytest.mark.parametrize(
+    ("name", "env", "moved"),
+    [
+        ("/opt/shop/shop.sqlite3", [], False),
+        ("/app/app.sqlite3", ["PGDATA=/app/pg"], False),
+        # The image has files in the directory of the database, but no programs.
+        ("/var/lib/mysql/ibdata1", [], True),
+        ("/pg/PG_VERSION", ["PGDATA=/pg"], True),
+    ],
+)
+def test_a_database_beside_its_program_is_not_moved(name: str, env: list[str], moved: bool) -> None:
+    audited = container(layer=9000, changes={name: 9000}, image_has_layer_directory=True, env=env)
+    (finding,) = findings(audited)
+    assert (finding.rule.id, "volume create" in finding.fix) == ("database-in-layer", moved)
 
 
 @pytest.mark.parametrize(
@@ -507,6 +511,15 @@ def test_a_user_that_cannot_write_is_found() -> None:
     empty, used = {point: directory()}, {point: directory("x")}
     assert found(in_volume, volumes=(volume(),), paths=empty) == {("not-writable", "medium")}
     assert found(in_volume, volumes=(volume(),), paths=used) == set()
+    beside = container(on_volume(), name="writer")
+    shown = findings(in_volume, beside, volumes=(volume(),), paths=empty)
+    fixes = [each.fix for each in shown if each.rule == hazard_rules.NOT_WRITABLE]
+    assert [each.partition(",")[0] for each in fixes] == ["# if app must write there"]
+    foreign = findings(app, paths={"/srv/x": directory("a", uid=1001)})
+    assert foreign[0].fix.startswith("# if app must write there")
+    changed = replace(app, user=ContainerProcessUser(999, frozenset({999}), is_configured=False))
+    assert found(changed, paths={"/srv/x": directory("a")}) == set()
+    assert found(changed, paths={"/srv/x": directory()}) == {("not-writable", "medium")}
     reader = container(bind("/srv/x", writable=False), user=ContainerProcessUser(1000, frozenset({1000})))
     assert found(reader, paths={"/srv/x": directory()}) == set()
 
@@ -613,10 +626,14 @@ def test_a_password_in_the_options_of_a_volume_driver_is_found() -> None:
     sshfs = AuditedVolume("files", "vieux/sshfs", {"sshcmd": "me@nas:/x", "password": "hunter2"})
     ceph = AuditedVolume("blocks", options={"type": "ceph", "device": "mon:/", "o": "name=app,secret=hunter2"})
     by_file = AuditedVolume("more", "example/driver", {"passwordfile": "/x", "secret": "/run/secret", "token": ""})
-    shown = findings(volumes=(sshfs, ceph, by_file))
+    harmless = AuditedVolume("rclone", "rclone", {"sftp_ask_password": "false", "secret_name": "team", "bypass": "x"})
+    url = AuditedVolume("url", "example/driver", {"sshcmd": "https://me:hunter2@nas/x"})
+    encoded = AuditedVolume("base64", options={"type": "ceph", "device": "mon:/", "o": "secret=/9hunter2=="})
+    shown = findings(volumes=(sshfs, ceph, by_file, harmless, url, encoded))
     passwords = [each for each in shown if each.rule == hazard_rules.PASSWORD]
     assert [(each.subject, each.what) for each in passwords] == [
-        ("blocks", "secret of blocks (local)"), ("files", "password of files (vieux/sshfs)"),
+        ("base64", "secret of base64 (local)"), ("blocks", "secret of blocks (local)"),
+        ("files", "password of files (vieux/sshfs)"), ("url", "sshcmd of url (example/driver)"),
     ]  # fmt: skip
     assert "hunter2" not in str(shown)
 
@@ -630,5 +647,5 @@ def test_a_directory_of_an_engine_with_another_data_root_belongs_to_the_host() -
 
     for source in ("/mnt/docker", "/mnt/docker/overlay2", "/mnt/docker/volumes"):
         assert audited(source) == {"writable-host-directory"}
-    for source in ("/mnt", "/mnt/docker2", "/mnt/docker/volumes/data/_data"):
+    for source in ("/mnt", "/mnt/docker2", "/mnt/docker/media", "/mnt/docker/volumes/data/_data"):
         assert audited(source) == set()

@@ -85,7 +85,7 @@ async def test_an_engine_elsewhere_is_audited_by_its_answers() -> None:
     assert (container.name, container.layer, container.is_own) == ("db", 600_000, False)
     assert (container.image, container.exact_image) == ("app:1", "sha256:1")
     assert container.changes == {"/var/lib/mysql/ibdata1": 1, "/opt/app": 1}
-    assert container.image_directories == {"/opt/app"}
+    assert not container.image_has_layer_directory
     assert [(each.kind, each.path, each.writable) for each in container.mounts] == [
         ("tmpfs", "/run", True), ("volume", "/data", False), ("bind", "/x", True),
     ]  # fmt: skip
@@ -93,6 +93,16 @@ async def test_an_engine_elsewhere_is_audited_by_its_answers() -> None:
     assert found.volume_directory == "/srv/docker/volumes"
     assert len(found.unchecked) == 2
     assert {each.rule.id for each in build_report(found).findings} == {"database-in-layer"}
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(0, True), (1, False)])
+async def test_a_directory_that_is_in_the_image_is_modified(
+    kind: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [{"Path": "/srv/app", "Kind": kind}, {"Path": "/srv/app/app.sqlite3", "Kind": 1}]
+    monkeypatch.setitem(ANSWERS, f"containers/{ID}/changes", found)
+    (container,) = (await take_snapshot(made(), AuditScope({}, is_local=False))).containers
+    assert container.image_has_layer_directory is expected
 
 
 async def test_a_local_socket_may_lead_to_an_engine_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

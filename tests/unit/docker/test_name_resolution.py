@@ -184,27 +184,51 @@ def test_refuse_does_not_attach_containers_with_ambiguous_names() -> None:
     assert "docker.networks.apps.backends" in next(each.message for each in found.attachments if each.message)
 
 
-@pytest.mark.parametrize("attached", [(), ("one",), ("two",), ("one", "two")])
-def test_of_two_containers_that_exclude_each_other_one_stays_attached(attached: tuple[str, ...]) -> None:
-    one = container("one", labels=OPT_IN, created=1, endpoints={"f1": endpoint(network="f1")})
-    two = container("two", labels=OPT_IN, created=2, endpoints={"f2": endpoint(network="f2")})
-    others = (
-        container("x", endpoints={"f1": endpoint("two", network="f1")}),
-        container("y", endpoints={"f2": endpoint("one", network="f2")}),
-    )
-    wanted, on = desired(on_name_conflict="refuse"), set(attached)
+def clashing(names: dict[str, str], attached: set[str]) -> Plan:
+    """Plan for containers, each on its own network with a container that has the name of another one as its alias.
 
-    def round_of(on: set[str]) -> Plan:
-        pair = tuple(
-            replace(each, endpoints={**each.endpoints, "apps": endpoint(MARK)}) if each.name in on else each
-            for each in (one, two)
-        )
-        return planned(*pair, *others, ours=("gateway", *on), wanted=wanted)
+    Args:
+        names: For each container, from the oldest to the newest: the alias on its own network.
+        attached: The containers that the gateway has attached.
+    """
+    containers = []
+    for number, (name, alias) in enumerate(names.items()):
+        own = {f"of-{name}": endpoint(network=f"n-{name}")}
+        joined = {"apps": endpoint(MARK)} if name in attached else {}
+        containers.append(container(name, labels=OPT_IN, created=number, endpoints={**own, **joined}))
+        beside = {f"of-{name}": endpoint(alias, network=f"n-{name}")}
+        containers.append(container(f"beside-{name}", endpoints=beside))
+    wanted = desired(on_name_conflict="refuse")
+    return planned(*containers, ours=("gateway", *attached), wanted=wanted)
 
-    for action in round_of(on).actions:
-        (on.add if action.verb is ActionKind.CONNECT else on.remove)(action.container)
-    assert on == ({"two"} if attached == ("two",) else {"one"})
-    assert round_of(on).actions == ()
+
+@pytest.mark.parametrize(
+    ("names", "attached", "first", "last"),
+    [
+        ({"one": "two", "two": "one"}, (), {"one"}, {"one"}),
+        ({"one": "two", "two": "one"}, ("one",), {"one"}, {"one"}),
+        ({"one": "two", "two": "one"}, ("two",), {"two"}, {"two"}),
+        ({"one": "two", "two": "one"}, ("one", "two"), set(), {"one"}),
+        ({"one": "two", "two": "x"}, (), {"one"}, {"one"}),
+        ({"one": "two", "two": "x"}, ("two",), {"two"}, {"two"}),
+        ({"one": "two", "two": "x"}, ("one", "two"), {"two"}, {"two"}),
+        ({"one": "two", "two": "three", "three": "one"}, (), {"one"}, {"one"}),
+        ({"one": "two", "two": "three", "three": "one"}, ("one", "two", "three"), set(), {"one"}),
+        ({"one": "x", "two": "x"}, (), {"one", "two"}, {"one", "two"}),
+    ],
+)
+def test_containers_that_exclude_each_other_are_not_attached_and_detached_for_ever(
+    names: dict[str, str], attached: tuple[str, ...], first: set[str], last: set[str]
+) -> None:
+    on, rounds = set(attached), []
+    while actions := clashing(names, on).actions:
+        for action in actions:
+            (on.add if action.verb is ActionKind.CONNECT else on.remove)(action.container)
+        rounds.append(set(on))
+        assert len(rounds) < 5
+    assert (rounds[0] if rounds else on, on) == (first, last)
+    blocked = {each.container for each in clashing(names, on).attachments if each.reason is not None}
+    assert blocked == names.keys() - on
 
 
 @pytest.mark.parametrize(

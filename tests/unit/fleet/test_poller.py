@@ -82,18 +82,61 @@ async def test_problems_end_with_the_section(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(poller, "_CONFIG_CHECK_INTERVAL", 0.01)
     options = [FleetOptions(file=tmp_path / "absent", token_file=tmp_path / "absent")]
     found = FleetPoller(lambda: options[0])
-    assert not found.snapshot().is_discovered
     task = asyncio.create_task(found.run(lambda: None))
     try:
         async with asyncio.timeout(WITHIN):
             while not found.snapshot().problems:
                 await asyncio.sleep(0.01)
-            while not found.snapshot().is_discovered:
-                await asyncio.sleep(0.01)
             options[0] = FleetOptions()
             while found.snapshot().problems:
                 await asyncio.sleep(0.01)
-            assert found.snapshot().is_discovered  # Without members, the empty list is complete.
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_members_are_discovered_when_the_file_was_read_and_all_names_were_looked_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def ask(_: MemberClient, __: Member, before: MemberState) -> MemberState:
+        return before
+
+    monkeypatch.setattr(poller, "ask", ask)
+    monkeypatch.setattr(poller, "_CONFIG_CHECK_INTERVAL", 0.01)
+    monkeypatch.setattr(poller, "_DISCOVERY_INTERVAL", 0.05)
+    file, known = tmp_path / "members", MemberAddress("http", HostPort("127.0.0.1", 1))
+    unknown = MemberAddress("http", HostPort("absent.invalid", 1), discover=True)
+    local = MemberAddress("http", HostPort("localhost", 1), discover=True)
+    options = [FleetOptions(members=(known,), file=file)]
+    found = FleetPoller(lambda: options[0])
+    assert not found.snapshot().is_discovered
+    task = asyncio.create_task(found.run(lambda: None))
+
+    async def discovered() -> None:
+        async with asyncio.timeout(WITHIN):
+            while not found.snapshot().is_discovered:
+                await asyncio.sleep(0.01)
+
+    async def reported() -> None:
+        async with asyncio.timeout(WITHIN):
+            while not found.snapshot().problems:
+                await asyncio.sleep(0.01)
+
+    try:
+        await reported()
+        assert not found.snapshot().is_discovered
+        file.write_text("127.0.0.1:2\n")
+        await discovered()
+        options[0] = FleetOptions(members=(known, unknown, local))
+        assert not found.snapshot().is_discovered
+        await reported()
+        assert not found.snapshot().is_discovered
+        monkeypatch.setattr(poller, "_DISCOVERY_GRACE", 0.0)
+        options[0] = FleetOptions(members=(unknown, local))
+        await discovered()
+        assert [each.member.server_name for each in found.snapshot().members][:1] == ["localhost"]
+        options[0] = FleetOptions()
+        assert found.snapshot().is_discovered  # Without members, the empty list is complete.
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -12,6 +12,7 @@ from aiohttp.test_utils import make_mocked_request
 from gateway.contracts.states import HealthState, ServicePhase
 from gateway.docker.access_explanation.explanation import Explanation
 from gateway.fleet.fleet_state import FleetState
+from gateway.ops import health_handlers
 from gateway.ops.container_access_json import ContainerAccessView
 from gateway.ops.http_get_handlers import HttpGetHandlers
 from gateway.ops.status_views import BackendStateSummary
@@ -66,7 +67,10 @@ async def test_service_discovery_returns_no_incomplete_list(is_discovered: bool,
     assert response.status == expected
 
 
-async def test_requests_with_many_names_compute_the_states_of_the_backends_once() -> None:
+async def test_requests_with_many_names_compute_the_states_of_the_backends_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(health_handlers, "_STATES_MAX_AGE", 60.0)
     states = [BackendStateSummary(f"b{number}", HealthState.UP, None, "", 0.0) for number in range(3)]
     service = Mock(**{"backend_statuses.return_value": states, "phase.return_value": ServicePhase.READY})
     with ThreadPoolExecutor(1) as executor:
