@@ -146,7 +146,7 @@ class MonitoredTarget:
         return max((each.last_success for each in self.checks if each.last_success is not None), default=None)
 
     def paths(self) -> list[TargetPath]:
-        """Return the paths for a new client, best first."""
+        """Return the paths to the target, in the order in which a new client must try them."""
         if len(self._paths) == 1:
             return list(self._paths)
         chosen = self.choose()

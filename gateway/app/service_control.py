@@ -86,7 +86,7 @@ class ServiceControl:
         return [status_view_builder.backend_status(each, self.events) for each in self._running()]
 
     async def view(self) -> ServiceView:
-        """Return a view of the service's state. Do no I/O, and yield to the event loop between the steps."""
+        """Return a view of the service's state. Do no I/O, and yield to the event loop regularly."""
         views = await self._backends(self._running())
         certificates = self.expiry.found
         await asyncio.sleep(0)

@@ -17,7 +17,7 @@ class LayerData(NamedTuple):
     Args:
         database: The kind of database whose files are in the layer; empty if there is none.
         directory: The directory of the database; without a database, the deepest directory that contains most of the
-            data. `/` if the data is in several directories. Empty if the layer contains no data.
+            data, which is `/` if no other directory contains most of it. Empty if the layer contains no data.
     """
 
     database: str

@@ -44,7 +44,7 @@ class RoleInResponseOptions:
             )
         both = {each.lower() for each in self.primary} & {each.lower() for each in self.replica}
         if both:
-            raise ValueError(f"replica: {min(both)} is also a value of primary: remove one of them")
+            raise ValueError(f"replica: {min(both)} is also a value of primary: remove it from one of the two lists")
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
         # Store the error as a hint for the timeout message: some servers delay their error packet, and the check can
         # time out before the packet arrives.
         self._phases.timeout_hint = error.detail
-        with contextlib.suppress(pymysql.err.MySQLError):  # the server refuses a response without the password
+        with contextlib.suppress(pymysql.err.MySQLError):  # the server rejects a login without the password
             self.exchange(response)
         raise error
 

@@ -197,7 +197,7 @@ def _put(table: ParsedMapping, path: list[str], value: Tree, place: str) -> None
 
 
 def secrets_in(table: ParsedMapping, kinds: Mapping[str, TunnelKind] | Mapping[str, BackendKind]) -> list[str]:
-    """Return the key of each secret, such as `check.password`. Keys of secret files are not included.
+    """Return the key of each value that is a secret: `check.password`, for example, but not `check.password_file`.
 
     Args:
         table: A mapping from `tunnel_tree` or `backend_tree`.

@@ -54,8 +54,7 @@ def compose(config: Config, host: str | None) -> str:
                 "source": spec.name,
                 "target": f"/mnt/{spec.name}",
                 "read_only": spec.read_only,
-                # Without `nocopy`, Docker copies files from the image to the share as root. Most servers refuse
-                # these files.
+                # Without `nocopy`, Docker copies the image's files to the share as root, which most servers refuse.
                 "volume": {"nocopy": True},
             }
             for spec in specs

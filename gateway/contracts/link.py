@@ -41,7 +41,7 @@ class RemoteNetworkId:
         return RemoteNetworkId((*self.hops, hop))
 
     def __str__(self) -> str:
-        """Return the name of the network for messages: its hops, such as `user@a:22 > user@b:22`, or `this host`."""
+        """Return the route for messages: the servers on it, such as `user@a:22 > user@b:22`, or `this host`."""
         return " > ".join(self.hops) or "this host"
 
 

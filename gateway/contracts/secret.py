@@ -1,4 +1,4 @@
-"""Defines the type of secrets. A secret is in the configuration, or in a file that the configuration names."""
+"""Defines the class `Secret`. Its value is in the configuration, or in a file that the configuration names."""
 
 import errno
 from pathlib import Path

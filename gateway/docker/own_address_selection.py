@@ -110,8 +110,8 @@ def _candidates(subnet: IpNetwork, inner: IpNetwork, instance: str) -> Iterable[
     # `subnet` and `inner` have the same IP version, see `_divided`.
     blocks: Iterable[IpNetwork] = subnet.address_exclude(inner)  # type: ignore[arg-type]
     block = max(blocks, key=lambda each: each.num_addresses)
-    # Skip the first two addresses and the last one. They can be the network address, the engine's gateway address and
-    # the broadcast address.
+    # Skip the first two addresses and the last one. They can be the network address, the address of the network's
+    # default gateway, and the broadcast address.
     count = min(block.num_addresses, _MAX_CANDIDATES) - 3
     first = int.from_bytes(hashlib.sha256(f"{instance} {subnet}".encode()).digest()[:8])
     return (str(block[2 + (first + at) % count]) for at in range(count))

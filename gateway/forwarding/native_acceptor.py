@@ -196,9 +196,9 @@ class NativeAcceptor:
             self._accept_here()
 
     def _stop(self, listening: NativeListenerInterface) -> None:
-        """Stop a link's listener, to free its part of the handshake budget for waiting clients.
+        """Stop the native listener of a link, so that waiting clients can use its share of the permitted handshakes.
 
-        For the next `_RETRY_AFTER` seconds, Python code accepts all clients.
+        For the next `_RETRY_AFTER` seconds, the event loop accepts the clients instead of the native engine.
         """
         if listening is self._listening:
             self._retry_at = time.monotonic() + _RETRY_AFTER

@@ -137,7 +137,7 @@ class RetryingDialer:
                         await self._wait_link(uplinks, None if len(route.uplinks) == 1 else _RECHECK_INTERVAL)
                 except TimeoutError:
                     raise DialError(
-                        FailureReason.TUNNEL, f"no tunnel opened within {route.hold:g} s (`hold`)"
+                        FailureReason.TUNNEL, f"no tunnel came up within {route.hold:g} s (`hold`)"
                     ) from None
                 continue
             try:

@@ -64,7 +64,7 @@ def import_config(text: str, where: str, result: ImportResult) -> None:
         if names and not names & (imported | jumps):
             settings = "; ".join(f"{key} {value}" for key, value in lines)
             result.add_note(
-                f"{where}: Host {' '.join(patterns)}: not imported, because it has no LocalForward ({settings})"
+                f"{where}: Host {' '.join(patterns)}: not imported, because it has no LocalForward; it has {settings}"
             )
 
 

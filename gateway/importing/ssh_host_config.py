@@ -175,6 +175,7 @@ def _path(
     unknown = [each for each in re.findall("%.", home(value)) if expand_tokens(each, config, command) == each]
     if unknown:
         result.add_note(
-            f"{context.where}: {keyword} {value}: {', '.join(unknown)} has no equivalent; replace it in the tunnel"
+            f"{context.where}: {keyword} {value}: the gateway has no equivalent of {', '.join(unknown)}; write the"
+            " value into the tunnel"
         )
     return path

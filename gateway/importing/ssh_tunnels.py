@@ -122,7 +122,9 @@ def _path(
     value = expand_tokens(value, config, command)
     if unknown := re.findall("%.", value):
         where = f"{context.where}: {names[key]} {value}"
-        result.add_note(f"{where}: {', '.join(unknown)} has no equivalent; replace it in the tunnel")
+        result.add_note(
+            f"{where}: the gateway has no equivalent of {', '.join(unknown)}; write the value into the tunnel"
+        )
     via: str | None = None
     for number, jump in enumerate(filter(None, value.split(","))):
         settings = look_up(jump)
@@ -155,11 +157,12 @@ def _program_keys(
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from error
     if found.unknown:
-        result.add_note(f"{where}: {', '.join(found.unknown)} has no equivalent; replace it in proxy_command")
+        unknown = ", ".join(found.unknown)
+        result.add_note(f"{where}: the gateway has no equivalent of {unknown}; write the value into proxy_command")
     if found.braces:
         result.add_note(
-            f"{where}: the gateway would read {', '.join(found.braces)} as a placeholder, so proxy_command has spaces"
-            " inside the braces; verify that the program still works"
+            f"{where}: the gateway would read {', '.join(found.braces)} as a placeholder, so the import added spaces"
+            " inside the braces in proxy_command; verify that the program still works"
         )
     if found.needs_shell:
         result.add_note(

@@ -222,9 +222,9 @@ class HttpListener:
         return handler
 
     def connection_closed(self, connection: HttpConnection) -> None:
-        """Remove a closed connection (see `HttpConnectionCallbacks`).
+        """Stop tracking a closed connection (see `HttpConnectionCallbacks`).
 
-        If the reserve of file descriptors is not full, keep the connection's descriptor in the reserve.
+        If the reserve of file descriptors is not full, add the descriptor that the connection no longer needs.
         """
         connection.stop_timer()
         self._connections.remove(connection)

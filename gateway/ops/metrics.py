@@ -87,11 +87,11 @@ class _StatusMetricsCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         for family in families(self._view):
-            family.samples = _SampleListWithPauses(family.samples)
+            family.samples = _YieldingSampleList(family.samples)
             yield family
 
 
-class _SampleListWithPauses(list[Sample]):
+class _YieldingSampleList(list[Sample]):
     """A list of samples. Its iterator sleeps regularly, so that the thread of the event loop can run."""
 
     def __iter__(self) -> Iterator[Sample]:

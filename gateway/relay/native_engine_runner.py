@@ -90,7 +90,7 @@ class NativeEngineRunner:
         Args:
             thing: The event handler.
             token: The token of a channel or socket relay that the native engine has created. None for a new token.
-            group: See `NativeEngineSet.runner`.
+            group: See `NativeEnginePool.runner`.
 
         Returns:
             The token.
@@ -167,7 +167,7 @@ class NativeEngineRunner:
             self._objects[token].on_record(kind, arguments, payload)
 
 
-class NativeEngineSet:
+class NativeEnginePool:
     """The native engines of one event loop. Each runs in its own thread, and starts when it is first needed.
 
     Args:
@@ -213,6 +213,6 @@ class NativeEngineSet:
 
 
 @per_loop
-def native_engines(loop: asyncio.AbstractEventLoop) -> NativeEngineSet:
+def native_engines(loop: asyncio.AbstractEventLoop) -> NativeEnginePool:
     """Return the native engines of the running event loop."""
-    return NativeEngineSet(loop)
+    return NativeEnginePool(loop)

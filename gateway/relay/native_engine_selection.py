@@ -81,8 +81,8 @@ def listen_and_dial(
     Implements `LinkWithNativeListeners.listen`.
 
     Returns:
-        The listener; None if the event loop must accept the clients. The reason is that the native engine is disabled
-        or cannot accept clients, or that the target is a host name, which the native engine cannot resolve.
+        The listener. None if the event loop must accept the clients: the native engine is disabled, it cannot accept
+        clients, or the target is a host name, which it cannot resolve.
     """
     if not (_HAS_ENGINE and settings.relays_sockets and numeric_addresses(rule.to)):
         return None

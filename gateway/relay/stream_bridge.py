@@ -35,7 +35,7 @@ bridge first waits until the far side has sent no data for this number of second
 _tasks: set[asyncio.Task[None]] = set()
 
 
-class _DownloadResult(enum.Enum):
+class _FarReadResult(enum.Enum):
     """How the transfer of data from the far side to the socket pair ended."""
 
     COMPLETE = enum.auto()
@@ -119,14 +119,14 @@ class StreamBridge:
             if isinstance(failure, Exception):
                 raise failure
 
-    async def _wait_for_both(self, upload: "asyncio.Task[bool]", download: "asyncio.Task[_DownloadResult]") -> None:
+    async def _wait_for_both(self, upload: "asyncio.Task[bool]", download: "asyncio.Task[_FarReadResult]") -> None:
         """Wait until both directions have ended, or until one direction can no longer make progress."""
         await asyncio.wait({upload, download}, return_when=asyncio.FIRST_COMPLETED)
-        if not upload.done() and download.result() is _DownloadResult.COMPLETE:
+        if not upload.done() and download.result() is _FarReadResult.COMPLETE:
             # After end-of-file from the far side, no pending read can report a reset. Therefore, poll for a reset.
             while not (upload.done() or self._far.was_reset):
                 await asyncio.wait({upload}, timeout=_POLL_INTERVAL)
-        elif not upload.done() and download.result() is _DownloadResult.UNREAD:
+        elif not upload.done() and download.result() is _FarReadResult.UNREAD:
             await self._wait_for_upload(upload)
         if not self._far.supports_half_close:
             await self._wait_for_download(download, _SILENCE_TIMEOUT)
@@ -143,7 +143,7 @@ class StreamBridge:
             before = self._uploaded
             await asyncio.wait({upload}, timeout=LINGER_TIMEOUT)
 
-    async def _wait_for_download(self, download: "asyncio.Task[_DownloadResult]", silence_timeout: float) -> None:
+    async def _wait_for_download(self, download: "asyncio.Task[_FarReadResult]", silence_timeout: float) -> None:
         """Wait until all data from the far side is copied. Return early if `sock` is closed.
 
         Args:
@@ -170,7 +170,7 @@ class StreamBridge:
             if self._far.supports_half_close:
                 await self._far.end()
         except OSError:
-            # A write to the far side failed. Make further writes to `sock` fail too, so that they do not block.
+            # A write to the far side failed. Make the next writes to `sock` fail, too, so that they do not block.
             _discard_unread(self._inner)
             self.on_upload_lost()
             return False
@@ -184,7 +184,7 @@ class StreamBridge:
             # read all bytes that the user wrote.
             return b""
 
-    async def _download(self) -> _DownloadResult:
+    async def _download(self) -> _FarReadResult:
         """Copy data from the far side to the socket pair. Return how the download ended."""
         loop = asyncio.get_running_loop()
         while True:
@@ -192,30 +192,30 @@ class StreamBridge:
             try:
                 data = await self._far.read()
             except OSError:
-                return _DownloadResult.BROKEN
+                return _FarReadResult.BROKEN
             self._reading_since = None
             try:
                 if not data:
                     self._inner.shutdown(socket.SHUT_WR)
-                    return _DownloadResult.COMPLETE
+                    return _FarReadResult.COMPLETE
                 await loop.sock_sendall(self._inner, data)
             except OSError:
-                return _DownloadResult.UNREAD
+                return _FarReadResult.UNREAD
 
     def _close(self, *, uploaded: bool, downloaded: object) -> None:
-        if downloaded is _DownloadResult.BROKEN or downloaded is None:
+        if downloaded is _FarReadResult.BROKEN or downloaded is None:
             self._broken = True
         discarded = _discard_unread(self._inner)
-        if downloaded is _DownloadResult.COMPLETE and (discarded or not uploaded):
+        if downloaded is _FarReadResult.COMPLETE and (discarded or not uploaded):
             self.on_upload_lost()
         self._inner.close()
-        if uploaded and downloaded is not _DownloadResult.BROKEN:
+        if uploaded and downloaded is not _FarReadResult.BROKEN:
             self._far.close()
         else:
             self._far.abort()
 
 
-def _result(task: "asyncio.Task[bool] | asyncio.Task[_DownloadResult]") -> object:
+def _result(task: "asyncio.Task[bool] | asyncio.Task[_FarReadResult]") -> object:
     """Return the result or the exception of a task; None if the task was cancelled or is still running."""
     return None if not task.done() or task.cancelled() else task.exception() or task.result()
 

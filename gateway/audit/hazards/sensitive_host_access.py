@@ -107,8 +107,9 @@ def _not_writable(snapshot: AuditSnapshot, container: AuditedContainer, mount: A
     volume = snapshot.volumes.get(mount.volume)
     is_volume = volume is not None and store.host_path == posixpath.normpath(volume.mountpoint)
     is_empty = found.entries == frozenset()
-    # If there are files, the program possibly writes only to subdirectories, or only reads. This is common if the
-    # mount is a volume, or if a program has changed the user: it often also changes the owners of subdirectories.
+    # If the directory contains files, the program might write only to subdirectories, or might only read. This is
+    # common for volumes. It is also common if the entrypoint switches to an unprivileged user, because such an
+    # entrypoint often runs `chown` on subdirectories.
     if (not is_empty and (is_volume or not user.is_configured)) or (
         not is_volume and belongs_to_host(store.host_path)
     ):

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from gateway.docker.access_explanation.access_conditions import access_conditions
-from gateway.docker.access_explanation.explained_container import ExplainedContainer
 from gateway.docker.access_explanation.explanation import ExplainedBackend, Explanation
+from gateway.docker.access_explanation.explanation_input import ExplanationInput
 from gateway.docker.access_explanation.reachability import reachability
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.plan import Plan
@@ -33,6 +33,6 @@ def explain(
         container: The container, from `observed`.
         backends: The backends to explain.
     """
-    subject = ExplainedContainer(desired, observed, planned, container)
+    subject = ExplanationInput(desired, observed, planned, container)
     found = [reachability(subject, each) for each in backends]
     return Explanation(container.name, container.id, list(access_conditions(subject)), found)

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 from gateway.docker import labels
-from gateway.docker.access_explanation.explained_container import ExplainedContainer, reason
 from gateway.docker.access_explanation.explanation import AccessCondition
+from gateway.docker.access_explanation.explanation_input import ExplanationInput, reason
 
 
-def access_conditions(subject: ExplainedContainer) -> Iterator[AccessCondition]:
+def access_conditions(subject: ExplanationInput) -> Iterator[AccessCondition]:
     """Yield each condition that determines which backends the container reaches."""
     container, base = subject.container, subject.base
     yield AccessCondition("container", container.name, container.state)
@@ -38,7 +38,7 @@ def access_conditions(subject: ExplainedContainer) -> Iterator[AccessCondition]:
         yield AccessCondition("name", conflict.name, "shadowed", str(conflict))
 
 
-def _labels(subject: ExplainedContainer) -> Iterator[AccessCondition]:
+def _labels(subject: ExplanationInput) -> Iterator[AccessCondition]:
     prefix = f"{subject.options.label_prefix}."
     asked = set(subject.desired.by_label.values())
     for source, state, why in (
@@ -53,7 +53,7 @@ def _labels(subject: ExplainedContainer) -> Iterator[AccessCondition]:
         yield AccessCondition("label", "", "invalid", mistake)
 
 
-def _network(subject: ExplainedContainer, name: str) -> AccessCondition:
+def _network(subject: ExplanationInput, name: str) -> AccessCondition:
     attachment, endpoint = subject.attachments.get(name), subject.endpoint(name)
     where = ", ".join(endpoint.addresses) if endpoint is not None else ""
     if attachment is None:

@@ -4,8 +4,8 @@ import ipaddress
 from dataclasses import replace
 
 from gateway.docker import labels
-from gateway.docker.access_explanation.explained_container import ExplainedContainer, reason
 from gateway.docker.access_explanation.explanation import ExplainedBackend, Reachability
+from gateway.docker.access_explanation.explanation_input import ExplanationInput, reason
 from gateway.docker.consumer_registry import Consumer, consumer
 from gateway.docker.desired_state import backends_on
 from gateway.docker.plan import AttachmentState
@@ -15,7 +15,7 @@ _GOOD = ("up", "degraded")
 _UNKNOWN = "unknown"
 
 
-def reachability(subject: ExplainedContainer, backend: ExplainedBackend) -> Reachability:
+def reachability(subject: ExplanationInput, backend: ExplainedBackend) -> Reachability:
     """Return whether the container can reach the backend by name.
 
     If the container cannot reach the backend, the result contains the first obstacle and its remedy.
@@ -48,7 +48,7 @@ def reachability(subject: ExplainedContainer, backend: ExplainedBackend) -> Reac
     return _unattached(subject, backend) if network is None else _served(subject, backend, network, base)
 
 
-def _served(subject: ExplainedContainer, backend: ExplainedBackend, network: str, base: Container) -> Reachability:
+def _served(subject: ExplanationInput, backend: ExplainedBackend, network: str, base: Container) -> Reachability:
     """Return whether the container reaches the backend over `network`, to which the gateway is also attached."""
     found = _not_admitted(subject, backend, network, base)
     state = f"the backend is {backend.state}" + (f": {backend.why}" if backend.why else "")
@@ -70,7 +70,7 @@ def _served(subject: ExplainedContainer, backend: ExplainedBackend, network: str
     return Reachability(backend.name, "yes", network, f"by the name {backend.name}; the backend is {backend.state}")
 
 
-def _shared_network(subject: ExplainedContainer, base: Container, backend: str) -> str | None:
+def _shared_network(subject: ExplanationInput, base: Container, backend: str) -> str | None:
     """Return a network of the container on which the backend's name resolves to the gateway; None if none exists."""
     there = subject.gateway.endpoints if subject.gateway is not None else {}
     for name, endpoint in base.endpoints.items():
@@ -81,7 +81,7 @@ def _shared_network(subject: ExplainedContainer, base: Container, backend: str) 
 
 
 def _not_admitted(
-    subject: ExplainedContainer, backend: ExplainedBackend, network: str, base: Container
+    subject: ExplanationInput, backend: ExplainedBackend, network: str, base: Container
 ) -> Reachability | None:
     """Return why the backend's `allow` refuses the container; None if `allow` admits the container."""
     if backend.label is not None:
@@ -96,7 +96,7 @@ def _not_admitted(
 
 
 def _without_label(
-    subject: ExplainedContainer, backend: ExplainedBackend, label: str, who: Consumer, base: Container
+    subject: ExplanationInput, backend: ExplainedBackend, label: str, who: Consumer, base: Container
 ) -> Reachability:
     if subject.desired.strict:
         return _no(
@@ -111,7 +111,7 @@ def _without_label(
     return _no(backend, why, f"{remedy}, or {_grant(who.name, backend)}")
 
 
-def _unattached(subject: ExplainedContainer, backend: ExplainedBackend) -> Reachability:
+def _unattached(subject: ExplanationInput, backend: ExplainedBackend) -> Reachability:
     """Return why the backend's name resolves on none of the container's networks."""
     configured = [name for name in subject.options.networks if backend.name in backends_on(subject.desired, name)]
     kept = [name for name, backends in subject.networks.items() if backend.name in backends]
@@ -140,7 +140,7 @@ def _unattached(subject: ExplainedContainer, backend: ExplainedBackend) -> Reach
     return _no(backend, f"network {found.network} is {found.state}: {reason(found)}", found.message)
 
 
-def _unasked(subject: ExplainedContainer, backend: ExplainedBackend, configured: list[str]) -> Reachability:
+def _unasked(subject: ExplanationInput, backend: ExplainedBackend, configured: list[str]) -> Reachability:
     """Return why the gateway does not attach the container to a network on which the backend is available."""
     container, mine, enable = subject.container, subject.container.labels, subject.label("enable")
     grant = _grant(container.name, backend)
@@ -163,7 +163,7 @@ def _unasked(subject: ExplainedContainer, backend: ExplainedBackend, configured:
     return _chosen_otherwise(subject, backend, configured)
 
 
-def _chosen_otherwise(subject: ExplainedContainer, backend: ExplainedBackend, configured: list[str]) -> Reachability:
+def _chosen_otherwise(subject: ExplanationInput, backend: ExplainedBackend, configured: list[str]) -> Reachability:
     """Return which label, grant, or rule in `docker.attach` excludes the backend or its networks."""
     container, mine = subject.container, subject.container.labels
     for key, choices in (("network", configured), ("backends", [backend.name])):

@@ -138,10 +138,10 @@ def _is_in_scope(builder: PlanBuilder, container: Container, owner: Container) -
 
 
 def _concerns_gateway(builder: PlanBuilder, owner: Container) -> bool:
-    """Return whether the network namespace of `owner` belongs to a container of the gateway or on its networks.
+    """Return whether `owner` uses the network namespace of the gateway, or of a container on the gateway's networks.
 
-    The namespace belongs to `owner` itself, or to the container whose namespace `owner` joins. If this container was
-    removed, return whether `DesiredState.namespaces` contains the container that `owner` joins.
+    `owner` has its own namespace, or shares that of another container. If the other container was removed, return
+    whether `DesiredState.namespaces` contains it.
     """
     base = builder.observed.base(owner)
     if base is None:

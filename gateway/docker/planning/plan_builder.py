@@ -48,8 +48,9 @@ class PlanBuilder:
     Args:
         desired: The desired state.
         observed: The observed state.
-        ours: Endpoints that the gateway created, by the container's ID and the network's name.
-        seen: The endpoints in `ours` that were in any snapshot so far, except those that the gateway has detached.
+        ours: The endpoints that the gateway created, each as the container's ID and the network's name.
+        seen: The endpoints in `ours` that have appeared in at least one snapshot, without those that the gateway has
+            detached.
     """
 
     def __init__(
@@ -112,9 +113,9 @@ class PlanBuilder:
         )
 
     def request(self, who: str, name: str | None, found: Mapping[str, str]) -> RequestedAccess | None:
-        """Return the networks, backends and aliases that a container or service requests by labels, grants or rules.
+        """Return the networks, backends and aliases of a container or service, from its labels, grants and rules.
 
-        Return None if none of them requests access.
+        Return None if neither a label nor a grant nor a rule gives it access.
 
         Args:
             who: The container or service, for messages.

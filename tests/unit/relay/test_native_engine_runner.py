@@ -52,10 +52,10 @@ async def test_a_failure_ends_every_object_and_replaces_the_native_engine(
 
 async def test_new_connections_go_to_the_native_engine_with_the_lowest_load(monkeypatch: pytest.MonkeyPatch) -> None:
     need_data_plane()
-    from gateway.relay.native_engine_runner import NativeEngineSet  # noqa: PLC0415 - the native engine is optional
+    from gateway.relay.native_engine_runner import NativeEnginePool  # noqa: PLC0415 - the native engine is optional
 
     monkeypatch.setattr(_dataplane.settings, "threads", 2)
-    pool = NativeEngineSet(asyncio.get_running_loop())
+    pool = NativeEnginePool(asyncio.get_running_loop())
     first, second = pool.runner(), pool.runner()
     assert first is not second
     tokens = [first.add(RecordingObject()), first.add(RecordingObject()), second.add(RecordingObject())]
@@ -79,10 +79,10 @@ def test_auto_is_one_thread_for_each_processor_up_to_four(monkeypatch: pytest.Mo
 
 async def test_the_native_engines_share_the_connections_of_a_group_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     need_data_plane()
-    from gateway.relay.native_engine_runner import NativeEngineSet  # noqa: PLC0415 - the native engine is optional
+    from gateway.relay.native_engine_runner import NativeEnginePool  # noqa: PLC0415 - the native engine is optional
 
     monkeypatch.setattr(_dataplane.settings, "threads", 2)
-    pool, tunnel = NativeEngineSet(asyncio.get_running_loop()), object()
+    pool, tunnel = NativeEnginePool(asyncio.get_running_loop()), object()
     first, second = pool.all_runners()
     token = first.add(RecordingObject(), group=tunnel)
     second.add(RecordingObject())

@@ -7,8 +7,8 @@ from gateway.docker.plan import DesiredAttachment, Plan
 from gateway.docker.snapshot import Container, EngineSnapshot, NetworkEndpoint
 
 
-class ExplainedContainer:
-    """The container whose access to backends is explained, with all data that an explanation needs.
+class ExplanationInput:
+    """All data that an explanation of a container's access to backends needs.
 
     Args:
         desired: The desired state.
