@@ -52,7 +52,12 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
     Raises:
         UsageError: A key that requires a restart differs.
     """
-    fixed = [key for key in changed_config_keys(old, new)["changed"] if key.partition(".")[0] in _FIXED]
+    # A default can change without the operator, for example with the hostname. It then stays as it was at startup.
+    fixed = [
+        key
+        for key in changed_config_keys(old, new)["changed"]
+        if key.partition(".")[0] in _FIXED and (key in old.places or key in new.places)
+    ]
     if fixed:
         places = [": ".join(filter(None, (new.places.get(key), key))) for key in fixed]
         raise UsageError(

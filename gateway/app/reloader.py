@@ -169,14 +169,21 @@ class Reloader:
                 await self._ops.renew()
                 config = await self._load()
                 origin = config.origin
-                # Skip the reload if the file's content is the same as when it was last read.
-                if trigger is ConfigTrigger.FILE and origin.sha256 == last_digest:
+                # Skip the reload if the content of the file is in effect. After a refused reload, try again, because
+                # the cause can be outside the file, such as the mode of another file.
+                if trigger is ConfigTrigger.FILE and self.successful and origin.sha256 == last_digest:
                     return NO_CHANGE
                 diff = await self._apply(self.runtime, self.docker, config, trigger)
                 return "; ".join((self._describe(diff, trigger), *await self._check_stale_files(config)))
             except Exception as error:
                 origin = error.origin if isinstance(error, ConfigError) else origin
-                if trigger is ConfigTrigger.FILE and origin and origin.sha256 == last_digest:
+                if (
+                    trigger is ConfigTrigger.FILE
+                    and origin
+                    and origin.sha256 == last_digest
+                    and not self.successful
+                    and self.error == str(error)
+                ):
                     raise
                 self._auditing.refused(error, trigger, origin)
                 self.successful, self.error, self.failed_at = False, str(error), time.time()

@@ -7,6 +7,8 @@ import pymysql
 from gateway.backend_support.tls_options import describe_tls_error
 from gateway.errors import FailureReason, UnusableTargetError
 
+CLIENT_ERRORS = range(2000, 3000)
+"""The error numbers of client libraries (MySQL 8.4 Error Message Reference, "Client Error Message Reference")."""
 _REASONS = {
     1040: FailureReason.TOO_MANY_CONNECTIONS,
     1203: FailureReason.TOO_MANY_CONNECTIONS,
@@ -19,7 +21,10 @@ _REASONS = {
     1251: FailureReason.AUTH,
     1820: FailureReason.AUTH,
     1862: FailureReason.AUTH,
+    1524: FailureReason.AUTH,
     3118: FailureReason.AUTH,
+    3159: FailureReason.AUTH,
+    3955: FailureReason.AUTH,
     4151: FailureReason.AUTH,
     1047: FailureReason.STARTING,
     1053: FailureReason.STARTING,
@@ -48,7 +53,10 @@ _REMEDIES = {
     1049: "set check.database to an existing database, or remove check.database",
     1820: "set a new password for the account",
     1862: "set a new password for the account",
+    1524: "change the plugin of the account, as in ALTER USER … IDENTIFIED WITH caching_sha2_password BY …",
     3118: "unlock the account: ALTER USER … ACCOUNT UNLOCK",
+    3159: "set check.tls.mode: verify",
+    3955: "unlock the account (ALTER USER … ACCOUNT UNLOCK), and correct check.password_file",
     4151: "unlock the account: ALTER USER … ACCOUNT UNLOCK",
     1053: "start the server",
     2026: "enable TLS on the server, or set check.tls.mode: off",
@@ -73,6 +81,12 @@ def mysql_error(error: pymysql.err.MySQLError, *, uses_tls: bool) -> UnusableTar
     if remedy is _LOGIN and not uses_tls:
         remedy += _TLS
     return UnusableTargetError(_REASONS.get(number, FailureReason.QUERY), f"{text} (error {number})", remedy)
+
+
+def is_error_packet(error: pymysql.err.MySQLError) -> bool:
+    """Return whether the server has sent an error packet. Otherwise, the client library has detected the error."""
+    number = error.args[0] if error.args else None
+    return isinstance(number, int) and number > 0 and number not in CLIENT_ERRORS
 
 
 def protocol_error(error: Exception) -> UnusableTargetError:

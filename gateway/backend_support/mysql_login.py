@@ -66,6 +66,8 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
         self.logged_in = False
         """Whether the handshake is complete. If the connection closes during the handshake, the server counts an
         aborted handshake."""
+        self.is_aborted = False
+        """Whether the connection failed during the handshake, so that the server counts an aborted handshake."""
         self.certificate: ValidityPeriod | None = None
         """The validity period of the server's certificate; None if the server has presented no certificate."""
         self._phases = phases
@@ -78,6 +80,13 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
             auth_plugin_map=plugins,
             **arguments,
         )
+
+    def record_failure(self) -> None:
+        """Record that the connection failed without an error packet of the server, for example during TLS.
+
+        If the server has sent its greeting, and the login is not complete, the server counts an aborted handshake.
+        """
+        self.is_aborted = hasattr(self, "server_version") and not self.logged_in
 
     def exchange(self, data: bytes) -> MysqlPacket:
         """Send a packet, and return the response.

@@ -6,6 +6,7 @@ from typing import Any
 import pymysql
 from pymysql.cursors import DictCursor
 
+from gateway.backend_support.mysql_errors import CLIENT_ERRORS
 from gateway.backend_support.replication_facts import LAG, READ_ONLY
 from gateway.backend_support.sql_check_options import parse_lag
 from gateway.contracts.backend import ProbeResult
@@ -14,8 +15,10 @@ from gateway.facts import IDENTITY, VERSION
 
 _NO_GRANTS = ("skip-grants user@", "@")
 """Prefixes of CURRENT_USER() on a server that runs with `--skip-grant-tables`, in MySQL and in MariaDB."""
-_CLIENT_ERRORS = range(2000, 3000)
-"""The error numbers of client libraries (MySQL 8.4 Error Message Reference, "Client Error Message Reference")."""
+_NOT_READY = (
+    "the Galera node is not ready (wsrep_ready is OFF), and refuses queries on tables: it is joining the cluster, or"
+    " has lost the connection to the other nodes"
+)
 _INTERRUPTIONS = frozenset({1053, 1158, 1159, 1160, 1161, 1205, 1317, 1927, 1969, 3024, 4031})
 """Server error numbers for interrupted queries. The cause is a shutdown, a killed connection or query, a network
 error, or a timeout (MySQL 8.4 Error Message Reference; MariaDB Error Code Reference)."""
@@ -43,7 +46,9 @@ def query_status(
         )
         row: dict[str, Any] = cursor.fetchone() or {}
         lag, is_replica, failure = _query_replication(cursor)
-    read_only = bool(row.get("read_only"))
+        is_ready = _query_galera(cursor)
+    # Since MariaDB 12, the value is a word, such as OFF or NO_LOCK.
+    read_only = str(row.get("read_only")).upper() not in ("0", "OFF", "NONE")
     unusable: tuple[FailureReason, str] | None = None
     degraded: tuple[FailureReason, str] | None = None
     if failure and (read_only or max_lag is not None):
@@ -54,6 +59,8 @@ def query_status(
         degraded = (FailureReason.LAG, f"{failure}; if the server was promoted, run RESET REPLICA ALL")
     elif is_replica and max_lag is not None and lag is not None and lag > max_lag:
         unusable = (FailureReason.LAG, f"{lag:g} s behind its source (max_lag {max_lag:g} s)")
+    if not is_ready:
+        unusable = (FailureReason.STARTING, _NOT_READY)
     if has_password and str(row.get("account")).startswith(_NO_GRANTS):
         degraded = (FailureReason.UNAUTHENTICATED, "the server accepts every login: it runs with --skip-grant-tables")
     return ProbeResult(
@@ -100,7 +107,23 @@ def _query_replication(cursor: DictCursor) -> tuple[float | None, bool, str | No
     return parse_lag(behind), True, None
 
 
+def _query_galera(cursor: DictCursor) -> bool:
+    """Return whether the server executes queries; false for a node of a Galera cluster that is not ready.
+
+    Such a node refuses queries on tables, but executes the other queries of the check (MariaDB documentation, "Galera
+    Cluster Status Variables").
+    """
+    try:
+        cursor.execute("SHOW GLOBAL STATUS LIKE 'wsrep_ready'")
+        row: dict[str, Any] = cursor.fetchone() or {}
+    except pymysql.err.MySQLError as failed:
+        if not _is_refusal(failed):
+            raise
+        return True
+    return str(row.get("Value")).upper() != "OFF"
+
+
 def _is_refusal(error: pymysql.err.MySQLError) -> bool:
     """Return whether the server refused the query. False if the connection was lost or the query was interrupted."""
     number = error.args[0] if error.args else None
-    return isinstance(number, int) and number not in _CLIENT_ERRORS and number not in _INTERRUPTIONS
+    return isinstance(number, int) and number not in CLIENT_ERRORS and number not in _INTERRUPTIONS

@@ -11,6 +11,7 @@ import ctypes
 import os
 import sys
 import threading
+from typing import Any
 
 from psycopg import pq
 from psycopg.pq.abc import PGconn
@@ -18,6 +19,8 @@ from psycopg.pq.abc import PGconn
 from gateway.contracts.phase_timer import PhaseTimer
 
 _COMPUTING = "libpq is still hashing the password: the server may request too many SCRAM iterations"
+_VERBOSE = 2
+"""PQERRORS_VERBOSE of libpq-fe.h."""
 _LOWEST_PRIORITY = 19
 """The nice value of the lowest priority (setpriority(2))."""
 
@@ -32,6 +35,17 @@ def _connect_poll(conn: PGconn) -> int:
     return int(connect_poll(conn.pgconn_ptr))  # type: ignore[attr-defined] # an attribute that type stubs omit
 
 
+def _add_sqlstate(conn: PGconn) -> None:
+    """Make libpq add the SQLSTATE to messages of the server about failed logins."""
+    if pq.__impl__ == "python":
+        library: Any = sys.modules["psycopg.pq._pq_ctypes"].pq
+    else:
+        library = ctypes.CDLL(sys.modules[type(conn).__module__].__file__)
+    set_verbosity = library.PQsetErrorVerbosity
+    set_verbosity.argtypes, set_verbosity.restype = [ctypes.c_void_p, ctypes.c_int], ctypes.c_int
+    set_verbosity(conn.pgconn_ptr, _VERBOSE)  # type: ignore[attr-defined] # an attribute that type stubs omit
+
+
 class PostgresLogin:
     """One login on a libpq connection. The caller calls `poll` until libpq reports success or failure.
 
@@ -40,6 +54,7 @@ class PostgresLogin:
     """
 
     def __init__(self, conn: PGconn) -> None:
+        _add_sqlstate(conn)
         self.conn = conn
         self._polling: asyncio.Future[pq.PollingStatus] | None = None
 

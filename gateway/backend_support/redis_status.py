@@ -57,6 +57,11 @@ def reply_error(error: RedisErrorReply) -> UnusableTargetError:
     return UnusableTargetError(reason, str(error), remedy)
 
 
+def cannot_save(reply: Reply) -> bool:
+    """Return whether a server refuses PING because it could not save its data. It still executes reads."""
+    return isinstance(reply, RedisErrorReply) and reply.startswith("MISCONF")
+
+
 def read_info(replies: list[Reply]) -> dict[str, str]:
     """Return the fields of INFO replies. Skip the sections that the server refuses to return.
 

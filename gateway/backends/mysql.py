@@ -2,7 +2,7 @@
 
 A server counts each connection that is closed during the handshake. If the count reaches `max_connect_errors`, the
 server blocks the source address. All clients behind a bastion have the same source address. Therefore, the probe
-closes a connection during the handshake only at its deadline.
+closes a connection during the handshake only at its deadline or after an error, for example in TLS, and counts it.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from gateway.backend_support import tls_options
 from gateway.backend_support.login_options import insecure_settings
-from gateway.backend_support.mysql_errors import mysql_error, protocol_error
+from gateway.backend_support.mysql_errors import is_error_packet, mysql_error, protocol_error
 from gateway.backend_support.mysql_login import RestrictedMysqlConnection
 from gateway.backend_support.mysql_status import query_status
 from gateway.backend_support.password_source import PasswordSource
@@ -107,8 +107,8 @@ class MysqlBackend:
         if pause:
             raise TargetPathError(
                 FailureReason.TIMEOUT,
-                f"the last {logins.aborted} logins timed out, and too many aborted logins make the server block the"
-                f" gateway (max_connect_errors): the next login is in {pause:.0f} s",
+                f"the last {logins.aborted} logins were aborted, and too many aborted logins make the server block"
+                f" the gateway (max_connect_errors): the next login is in {pause:.0f} s",
             )
         # Get the password before connecting: if a step fails after the connection opens, the server counts an aborted
         # login.
@@ -136,6 +136,11 @@ class MysqlBackend:
                 phases.on_abandoned()
                 logins.record_abort(time.monotonic())
             await asyncio.wait({query}, timeout=_THREAD_TIMEOUT)
+            raise
+        except UnusableTargetError:
+            if login.is_aborted:
+                phases.on_abandoned()
+                logins.record_abort(time.monotonic())
             raise
         finally:
             if login.logged_in:
@@ -170,10 +175,14 @@ class MysqlBackend:
                 found = query_status(login, self.check.max_lag, has_password=self.check.has_password)
             return replace(found, certificate=login.certificate)
         except ssl.SSLError as error:
+            login.record_failure()
             raise UnusableTargetError(FailureReason.TLS, tls_options.describe_tls_error(error)) from error
         except pymysql.err.MySQLError as error:
+            if not is_error_packet(error):
+                login.record_failure()
             raise mysql_error(error, uses_tls=self.check.tls.mode != "off") from error
         except _PROTOCOL_ERRORS as error:
+            login.record_failure()
             raise protocol_error(error) from error
         finally:
             with contextlib.suppress(pymysql.err.MySQLError, OSError):

@@ -10,9 +10,12 @@ server takes eleven seconds.
 """
 
 import math
+import os
 import socket
+import ssl
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -58,12 +61,26 @@ SELECT pg_is_in_recovery(),
        CASE WHEN pg_is_in_recovery() THEN EXISTS (SELECT FROM pg_stat_wal_receiver) END
 """
 
+_AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+"""The files of certificate authorities in Debian, in Red Hat's distributions, and in Alpine."""
 _DEFAULT_DATABASE = "postgres"
 """The database to which the check connects by default. initdb creates it on every server."""
 _STILL_COMPUTING = (
     "libpq is still hashing the password of the previous login: the server requests too many SCRAM iterations (if you"
     " trust the server, lower scram_iterations and set the user's password again)"
 )
+
+
+def _system_authorities() -> str:
+    """Return the file of the certificate authorities that the system trusts; `system` if there is no such file.
+
+    `system` means the default file of OpenSSL. The OpenSSL in psycopg's wheels has another default file than that of
+    the system.
+    """
+    if "SSL_CERT_FILE" in os.environ:
+        return "system"  # OpenSSL then uses this file
+    candidates = (ssl.get_default_verify_paths().cafile, *_AUTHORITIES)
+    return next((each for each in candidates if each and Path(each).is_file()), "system")
 
 
 class PostgresBackend:
@@ -144,12 +161,11 @@ class PostgresBackend:
             "sslmode": {"off": "disable", "require": "require", "verify": "verify-full"}[check.tls.mode],
             "gssencmode": "disable",
             "require_auth": "scram-sha-256,none",
-            "options": "-c statement_timeout=30000",
         }
         if password:
             arguments["password"] = password
         if check.tls.mode == "verify":
-            arguments["sslrootcert"] = str(check.tls.ca_file) if check.tls.ca_file else "system"
+            arguments["sslrootcert"] = str(check.tls.ca_file) if check.tls.ca_file else _system_authorities()
         if check.tls.mode == "require" and password:
             arguments["channel_binding"] = "require"
         return make_conninfo("", **arguments).encode()

@@ -6,7 +6,7 @@ from gateway.backend_support.login_options import LoginCheckOptions, credentials
 from gateway.backend_support.password_source import PasswordSource
 from gateway.backend_support.probe_connection import ProbeDialer
 from gateway.backend_support.redis_client import RedisClient, RedisErrorReply
-from gateway.backend_support.redis_status import REDIS_FACTS, evaluate, read_info, reply_error
+from gateway.backend_support.redis_status import REDIS_FACTS, cannot_save, evaluate, read_info, reply_error
 from gateway.backends import BackendKind, EmptyOptions, ImportedBackendDefaults, without_path
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.config_types import Duration, HostPort
@@ -83,10 +83,11 @@ class RedisBackend:
         # A server that is still loading its data refuses PING, but not ROLE and INFO.
         sections = (("INFO", section) for section in _SECTIONS)
         ping, role, *infos = await client.run(("PING",), ("ROLE",), *sections)
-        if isinstance(ping, RedisErrorReply):
+        if isinstance(ping, RedisErrorReply) and not cannot_save(ping):
             raise reply_error(ping)
         try:
-            return evaluate(role, read_info(infos), self.check.max_lag)
+            found = evaluate(role, read_info(infos), self.check.max_lag)
+            return replace(found, degraded=(FailureReason.NO_SPACE, str(ping))) if cannot_save(ping) else found
         except ValueError as error:
             raise UnusableTargetError(
                 FailureReason.PROTOCOL,
@@ -103,7 +104,7 @@ async def _greet(client: RedisClient, phases: PhaseTimer) -> bool:
     """
     with phases("greeting"):
         (reply,) = await client.run(("PING",))
-    if not isinstance(reply, RedisErrorReply):
+    if not isinstance(reply, RedisErrorReply) or cannot_save(reply):
         return True
     error = reply_error(reply)
     if error.reason is not FailureReason.AUTH:
@@ -144,7 +145,8 @@ KIND = BackendKind(
         FailureReason.HOST_BLOCKED: "on the server, set a password, or set protected-mode to no",
         FailureReason.QUERY: "correct the privileges of check.user",
         FailureReason.NO_SPACE: (
-            "raise maxmemory on the server, delete keys, or set an eviction policy (maxmemory-policy)"
+            "if memory is short, raise maxmemory on the server, delete keys, or set maxmemory-policy; if the server"
+            " cannot save its data (MISCONF), free disk space and memory, and read the server's log"
         ),
     },
 )

@@ -72,8 +72,7 @@ class ConfigDecoder:
             return self._scalar(tree, SCALARS[hint], key)
         if dataclasses.is_dataclass(hint):
             if shorthand is not None and not isinstance(tree, ParsedMapping):
-                inner = self.value(tree, type_hints(typing.cast("type", hint))[shorthand], key)
-                return INVALID if inner is INVALID else typing.cast("type", hint)(**{shorthand: inner})
+                return self._shorthand(tree, typing.cast("type", hint), key, shorthand)
             return self.record(tree, typing.cast("type", hint), key)
         origin, arguments = get_origin(hint), get_args(hint)
         if origin is Literal:
@@ -87,6 +86,15 @@ class ConfigDecoder:
                 return None
             return self.value(tree, _alternative(tree, arguments), key)
         raise TypeError(f"{key}: no decoder for {hint}")
+
+    def _shorthand(self, tree: Tree, cls: type, key: str, name: str) -> Any:
+        """Convert a value to an instance of `cls` whose field `name` has this value."""
+        inner = self.value(tree, type_hints(cls)[name], key)
+        rules = next(each.metadata for each in dataclasses.fields(cls) if each.name == name)
+        if inner is not INVALID and (message := broken_rule(inner, rules)):
+            self.problem(tree.place, key, message)
+            return INVALID
+        return INVALID if inner is INVALID else cls(**{name: inner})
 
     def record(self, tree: Tree, cls: type, key: str) -> Any:
         """Convert a mapping to an instance of `cls`. If the mapping is invalid, add problems and return `INVALID`."""

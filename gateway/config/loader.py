@@ -76,8 +76,8 @@ def load(sources: ConfigSources, *, serves: bool = True) -> Config:
         root = parse_yaml(sources.file, text, problems, sources.environment, redactor.references, sources.unset)
     for name, path in setting_names().items():
         variable = variable_of(name)
-        if variable in sources.environment:
-            value = sources.environment[variable]
+        # An empty variable counts as not set: Compose passes one for `${NAME:-}`.
+        if value := sources.environment.get(variable, ""):
             redactor.add(variable, value, *map(str.strip, value.split(",")))
             _put_setting(root, path, variable, value, problems)
         if name in sources.settings:
@@ -149,8 +149,8 @@ def _put_setting(
     root: ParsedMapping, path: tuple[str, ...], place: str, text: str, problems: list[ConfigProblem]
 ) -> None:
     """Set the key at `path` to the value of a flag or variable. For a list, split the value at commas."""
-    value: ParsedScalar | ParsedSequence = ParsedScalar(place, text or None)
-    if is_list(dict(hints_by_key(SECTIONS[path[0]]))[".".join(path[1:])]):
+    value: ParsedScalar | ParsedSequence = ParsedScalar(place, text)
+    if text and is_list(dict(hints_by_key(SECTIONS[path[0]]))[".".join(path[1:])]):
         value = ParsedSequence(place, [ParsedScalar(place, each.strip()) for each in text.split(",") if each.strip()])
     if len(path) == 2:
         _put(root, path[0], path[1], value, problems)
@@ -175,7 +175,7 @@ def _put_urls(
     for variable in url_variables(sources.environment, flag):
         name = variable.removeprefix(prefix).lower().replace("_", "-")
         try:
-            expanded = expand(sources.environment[variable], sources.environment, redactor.references)
+            expanded = _expand_url(sources.environment[variable], sources.environment, redactor.references)
         except KeyError as error:
             problems.append(
                 ConfigProblem(variable, "", f"the environment variable {error.args[0]} is not set: set it")
@@ -199,6 +199,17 @@ def _put_urls(
             ConfigProblem(place, key, f"is visible in process lists: use {key}_file or the environment")
             for key in (url_parser.secrets_in(table, kinds) if table else [])
         )
+
+
+def _expand_url(text: str, environment: Mapping[str, str], used: dict[str, str]) -> str:
+    """Expand the references in a URL. In the query, encode the characters that would end a value.
+
+    Raises:
+        KeyError: A variable without a default is not set.
+    """
+    before, mark, query = text.partition("?")
+    encoded = expand(query, environment, used, lambda value: value.replace("&", "%26").replace("#", "%23"))
+    return expand(before, environment, used) + mark + encoded
 
 
 def _put_url(

@@ -15,7 +15,15 @@ from gateway.config.sections import (
     TracesSection,
 )
 from gateway.config.value_parsers import unix_path
-from gateway.contracts.config_types import AT_LEAST_ONE, POSITIVE, Duration, HostPort, IpNetwork, ListenAddress
+from gateway.contracts.config_types import (
+    AT_LEAST_ONE,
+    NOT_EMPTY,
+    POSITIVE,
+    Duration,
+    HostPort,
+    IpNetwork,
+    ListenAddress,
+)
 from gateway.contracts.states import PathPreference, Preference
 from gateway.docker.options import DockerOptions
 from gateway.errors import ConfigOrigin
@@ -69,7 +77,7 @@ class AllowRules:
             refuses clients that it cannot assign to a container.
     """
 
-    networks: tuple[IpNetwork, ...] = ()
+    networks: tuple[IpNetwork, ...] = field(default=(), metadata=NOT_EMPTY)
     label: str | None = None
 
 
@@ -88,8 +96,8 @@ class UnixListener:
 
     unix: Path
     consumer: str | None = None
-    uid: tuple[int, ...] = ()
-    gid: tuple[int, ...] = ()
+    uid: tuple[int, ...] = field(default=(), metadata=NOT_EMPTY)
+    gid: tuple[int, ...] = field(default=(), metadata=NOT_EMPTY)
 
     def __post_init__(self) -> None:
         if not self.unix.is_absolute():

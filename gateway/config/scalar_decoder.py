@@ -98,8 +98,10 @@ def broken_rule(value: Any, rules: Mapping[str, Any]) -> str | None:
     Args:
         value: The decoded value.
         rules: The metadata of the field. For a number: its limits (`POSITIVE`, `AT_LEAST_ONE`, `PORT`). For a string:
-            the function `check`, which raises `ValueError` if the string is not valid.
+            the function `check`, which raises `ValueError` if the string is not valid. For a list: `NOT_EMPTY`.
     """
+    if value == () and "not_empty" in rules:
+        return "is an empty list: add a value, or remove the key, which then permits everything"
     if isinstance(value, str) and "check" in rules:
         try:
             rules["check"](value)

@@ -5,6 +5,7 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from gateway import default_file_paths
 from gateway.config.value_parsers import LogTarget, ThreadCount
@@ -136,6 +137,11 @@ class TracesSection:
     def __post_init__(self) -> None:
         if self.endpoint is not None and not re.match(r"https?://[^/?#@\s]+/\S", self.endpoint):
             raise ValueError("endpoint: must be a URL with a path, such as http://collector:4318/v1/traces")
+        try:
+            parts = urlsplit(self.endpoint or "")
+            _ = parts.hostname, parts.port
+        except ValueError as error:
+            raise ValueError(f"endpoint: {error}: use brackets only for an IPv6 address") from error
 
 
 SECTIONS: dict[str, type] = {

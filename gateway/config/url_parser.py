@@ -41,7 +41,7 @@ def tunnel_tree(
     if found is None:
         return None
     kind, scheme, authority, query = found
-    if re.match(r"[^/]*:[^/]*@", authority):
+    if ":" in authority.rpartition("@")[0]:
         problems.append(
             ConfigProblem(
                 place,

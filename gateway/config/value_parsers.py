@@ -115,7 +115,10 @@ def host_port(text: str, default_port: int = 0) -> HostPort:
 def listener(text: str) -> ListenAddress:
     """Parse `address:port` or the path of a unix socket."""
     if text.startswith(("/", "unix:")):
-        return ListenAddress(unix_host_port(unix_path(Path(text.removeprefix("unix://").removeprefix("unix:")))))
+        path = text.removeprefix("unix://").removeprefix("unix:")
+        if not path.startswith("/"):
+            raise ValueError(f"{text!r} must contain an absolute path, as in unix:///run/app.sock")
+        return ListenAddress(unix_host_port(unix_path(Path(path))))
     match = re.fullmatch(r":?(\d+)", text)
     if match:
         port = match[1]

@@ -14,6 +14,9 @@ POSITIVE = {"above": 0}
 """Field metadata: the value must be greater than zero."""
 AT_LEAST_ONE = {"least": 1}
 """Field metadata: the value must be at least one."""
+NOT_EMPTY = {"not_empty": True}
+"""Field metadata: the value must not be an empty list, because an absent list means everything, for example all
+clients."""
 PORT = {"least": 1, "most": 65535}
 """Field metadata: the value is a TCP port."""
 SENSITIVE = {"sensitive": True}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gateway.contracts.config_types import AT_LEAST_ONE, POSITIVE, Duration, IpAddress, IpNetwork
+from gateway.contracts.config_types import AT_LEAST_ONE, NOT_EMPTY, POSITIVE, Duration, IpAddress, IpNetwork
 from gateway.contracts.secret import Secret
 from gateway.tls_client_context import TlsClientFiles
 
@@ -41,7 +41,7 @@ class NetworkOptions:
     ip_range: IpNetwork | None = None
     address: IpAddress | None = None
     mtu: int | None = field(default=None, metadata={"least": 576, "most": 65535})
-    backends: tuple[str, ...] = ()
+    backends: tuple[str, ...] = field(default=(), metadata=NOT_EMPTY)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class AttachRule:
     names: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
-    backends: tuple[str, ...] = ()
+    backends: tuple[str, ...] = field(default=(), metadata=NOT_EMPTY)
     aliases: tuple[str, ...] = ()
     on_stop: Literal["keep", "detach"] = "keep"
 

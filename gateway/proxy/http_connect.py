@@ -20,6 +20,8 @@ _REASONS = {
 _STATUS_LINE = re.compile(r"HTTP/\S+ +(?P<status>(?P<code>[1-9][0-9]{2})(?: .*)?)")
 _END_OF_HEADERS = b"\r\n\r\n"
 _MAX_HEADERS = 16 * 1024
+"""The maximum size of all responses together, in bytes. The headers are read one byte at a time, and a read of
+available data does not yield to the event loop."""
 
 
 async def connect(stream: PlainProxyConnection, to: HostPort, login: ProxyCredentials | None) -> None:
@@ -35,9 +37,11 @@ async def connect(stream: PlainProxyConnection, to: HostPort, login: ProxyCreden
         OSError: The connection failed.
     """
     await stream.write(_request(to, login))
-    code, status = 100, ""
+    code, status, size = 100, "", 0
     while code // 100 == 1:  # interim responses come before the final one (RFC 9110, section 15.2)
-        line = (await _read_headers(stream)).split(b"\r\n", 1)[0].decode("utf-8", "replace")
+        headers = await _read_headers(stream, _MAX_HEADERS - size)
+        size += len(headers)
+        line = headers.split(b"\r\n", 1)[0].decode("utf-8", "replace")
         match = _STATUS_LINE.fullmatch(line)
         if match is None:
             raise ProxyReplyError(FailureReason.PROTOCOL, f"the proxy's response has an invalid status line: {line}")
@@ -62,14 +66,14 @@ def _is_ipv6(host: str) -> bool:
         return False
 
 
-async def _read_headers(stream: PlainProxyConnection) -> bytes:
+async def _read_headers(stream: PlainProxyConnection, max_size: int) -> bytes:
     """Read the status line and the headers, but no byte after the headers.
 
     If the target sends data first (MySQL, SSH), the target's first bytes can directly follow the headers. These bytes
     must stay unread, because they are for the client.
     """
     headers = bytearray()
-    while len(headers) < _MAX_HEADERS:
+    while len(headers) < max_size:
         headers += await stream.read_exactly(1)  # reading single bytes is fast enough: a response has about 50 bytes
         if headers.endswith(_END_OF_HEADERS):
             return bytes(headers)

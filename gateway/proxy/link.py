@@ -115,7 +115,7 @@ class ProxyLink:
             raise LinkLostError(error.detail) from error
 
     async def probe(self) -> None:
-        """Check that the proxy accepts connections and, for a SOCKS5 proxy, the login.
+        """Check that the proxy accepts connections, that the credentials can be read, and a SOCKS5 proxy's login.
 
         Do not check the login to an HTTP proxy, because the gateway sends the login only in a request for a target.
 
@@ -123,14 +123,14 @@ class ProxyLink:
             TunnelError: The proxy cannot be used.
             LinkLostError: The outer link, through which the gateway connects to the proxy, failed.
         """
-        endpoint = self._options.endpoint
+        endpoint, login = self._options.endpoint, read_credentials(self._options)
         try:
             async with (
                 asyncio.timeout(self._options.connect_timeout),
                 proxy_connection(self._options, self._via) as stream,
             ):
                 if self._options.is_socks:
-                    await socks5.log_in(stream, read_credentials(self._options))
+                    await socks5.log_in(stream, login)
                 stream.close()
         except TimeoutError as error:
             raise TunnelError(

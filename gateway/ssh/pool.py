@@ -207,10 +207,11 @@ class SshConnectionPool:
         self._apply_policy(time.monotonic())
 
     async def _remove_when_lost(self, connection: PooledConnection) -> None:
+        added = time.monotonic()
         why = await connection.lost()
         self._connections.remove(connection)
         self._apply_policy(time.monotonic())
-        self._dialer.wake()
+        self._dialer.on_lost(time.monotonic() - added, why)
         if not any(other.alive for other in self._connections) and not self._lost.done():
             self._lost.set_result(TunnelError(FailureReason.RESET, why))
 

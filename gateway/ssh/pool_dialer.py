@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 
 from gateway.contracts.config_types import HostPort
@@ -19,6 +20,9 @@ each failure, and never exceeds `_MAX_RETRY`."""
 _FATAL_RETRY = 60.0
 """Retry delay after a refused login, in seconds. The delay is long because sshd penalizes repeated failures
 (sshd_config(5), PerSourcePenalties)."""
+
+_STABLE = 10.0
+"""If a connection lasts for at least this number of seconds, its loss resets the bound of the retry delay."""
 
 DialConnection = Callable[[], Awaitable[PooledConnection]]
 
@@ -54,8 +58,9 @@ class PoolDialer:
         self._start_task = start_task
         self._wake = asyncio.Event()
         self._retry_delay = _MIN_RETRY
-        self._renewals = 0
+        self._not_before = 0.0
         self._renewed = asyncio.Event()
+        """Set at the next renewal, which replaces it by a new event."""
 
     def wake(self) -> None:
         """Make `run` check immediately whether the pool lacks connections."""
@@ -63,9 +68,33 @@ class PoolDialer:
 
     def renew(self) -> None:
         """Dial again without waiting for the retry delays, because keys or certificates have changed."""
-        self._renewals += 1
         self._renewed.set()
+        self._renewed = asyncio.Event()
+        self._not_before = 0.0
         self.wake()
+
+    def on_lost(self, lasted: float, why: str) -> None:
+        """Check whether the pool lacks connections after a connection was lost.
+
+        If the connection was lost soon after its login, delay the next login. Some servers accept a login, and then
+        close the connection because of a limit for sessions.
+
+        Args:
+            lasted: How long the connection was in the pool, in seconds.
+            why: Why the connection was lost.
+        """
+        if lasted >= _STABLE:
+            self._retry_delay = _MIN_RETRY
+        else:
+            self.last_error = one_line(why)
+            self._not_before = time.monotonic() + self._next_pause()
+        self.wake()
+
+    def _next_pause(self) -> float:
+        """Return the delay before the next attempt, in seconds, and double the bound of the delay after it."""
+        pause = random.uniform(0, self._retry_delay)  # noqa: S311 - jitter
+        self._retry_delay = min(self._retry_delay * 2, _MAX_RETRY)
+        return pause
 
     async def run(self) -> None:
         """Dial the connections that the pool lacks, concurrently, until cancelled."""
@@ -83,8 +112,9 @@ class PoolDialer:
 
     async def _dial_one(self) -> None:
         """Try once to open a connection, and add it to the pool. If the attempt fails, wait for the retry delay."""
-        self._renewed.clear()
-        renewals = self._renewals
+        renewed = self._renewed
+        await _wait(renewed, self._not_before - time.monotonic())
+        renewed = self._renewed
         try:
             connection = await self._dial()
         except Exception as error:
@@ -97,13 +127,18 @@ class PoolDialer:
                 exc_info=not expected,
             )  # fmt: skip
             fatal = not expected or (isinstance(error, TunnelError) and error.fatal)
-            pause = _FATAL_RETRY if fatal else random.uniform(0, self._retry_delay)  # noqa: S311 - jitter
-            self._retry_delay = min(self._retry_delay * 2, _MAX_RETRY)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._renewed.wait(), pause)
+            pause = self._next_pause()
+            await _wait(renewed, _FATAL_RETRY if fatal else pause)
         else:
-            self._retry_delay, self.last_error = _MIN_RETRY, ""
+            self.last_error = ""
             # If the credentials have changed since the dial began, the pool must replace this connection, because the
             # login might have used the old credentials.
-            connection.outdated = renewals != self._renewals
+            connection.outdated = renewed.is_set()
             self._add(connection)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Wait until an event occurs; at most for a number of seconds."""
+    if seconds > 0:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(event.wait(), seconds)

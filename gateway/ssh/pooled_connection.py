@@ -156,7 +156,8 @@ class PooledConnection:
 
     def discount_suspension(self, seconds: float) -> None:
         """Reduce the silence by the `seconds` for which this process was suspended and could not receive data."""
-        self._last_heard += seconds
+        # A reply that arrived during the suspension can be processed before this call.
+        self._last_heard = min(self._last_heard + seconds, time.monotonic())
 
     def keepalive_due(self, before: float) -> bool:
         """Return whether a new keepalive is due.

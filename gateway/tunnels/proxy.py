@@ -11,6 +11,7 @@ from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import TunnelOpenResult, TunnelStateCallback
+from gateway.proxy.credentials import read_credentials
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import DEFAULT_PORTS, ProxyOptions
 from gateway.relay.resolver import is_loopback
@@ -53,6 +54,7 @@ class ProxyTunnel:
 
 def _verify(options: ProxyOptions) -> None:
     TlsClientFiles(options.ca_file).context()
+    read_credentials(options)
 
 
 def _read_url(scheme: str, authority: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import TunnelOpenResult, TunnelStateCallback
 from gateway.errors import FailureReason, TunnelError
 from gateway.facts import FactDefinition
+from gateway.text_sanitizer import one_line
 from gateway.tunnels import TunnelKind
 from gateway.vpn.device_names import new_device_name
 from gateway.vpn.link import VpnLink, VpnStatus
@@ -127,6 +128,7 @@ class _ConnectedWireGuardDevice:
         self._wireguard = wireguard
         self._renewal: asyncio.Task[None] | None = None
         self._handshake_age: float | None = None
+        self._received = 0
         self.link: VpnLink | None = None
 
     def status(self, link: VpnLink) -> WireGuardStatus:
@@ -136,7 +138,13 @@ class _ConnectedWireGuardDevice:
 
     async def received(self) -> int:
         """Return the number of received bytes. Also update the handshake age and the peers' endpoints."""
-        status = await self._wireguard.status()
+        try:
+            status = await self._wireguard.status()
+        except (TunnelError, OSError) as error:
+            # A busy host can fail to run `wg`. If no data arrives, `LivenessMonitor` reports the link as lost.
+            log.warning("the status of the WireGuard device cannot be read: %s", one_line(str(error)))
+            return self._received
+        self._received = status.received
         if self.link is not None:
             self.link.server = ", ".join(status.endpoints)
         if status.last_handshake:

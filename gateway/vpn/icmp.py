@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 _MAX_HOSTS = 4
 _V4 = (socket.AF_INET, socket.IPPROTO_ICMP, 8, 0)
 _V6 = (socket.AF_INET6, socket.IPPROTO_ICMPV6, 128, 129)
+_MAX_PACKETS = 64
+"""The maximum number of packets to process in one call of the event loop."""
 _MAX_PENDING = 64
 _MAX_UNANSWERED = 3
 """Number of consecutive missing replies after which `ignore_unresponsive_hosts` ignores a host."""
@@ -122,7 +124,8 @@ class EchoMonitor:
 
     def _receive(self, sock: socket.socket, family: int) -> None:
         with contextlib.suppress(OSError):
-            while True:
+            # A flood of packets must not keep the event loop busy: the loop calls this method again.
+            for _ in range(_MAX_PACKETS):
                 packet = sock.recv(512)
                 if sock.type == socket.SOCK_RAW:
                     if family == socket.AF_INET:

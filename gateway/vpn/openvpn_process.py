@@ -93,6 +93,8 @@ class OpenVpnProcess:
             "--config", f"/dev/fd/{memory}",
             "--dev", self._device, "--dev-type", self._file.layer, "--ifconfig-noexec", "--route-noexec",
             "--persist-tun", "--persist-key", "--script-security", "1", "--setenv", "opt", "disable-dco",
+            # OpenVPN 2.7 runs a script that changes the name servers of the host, unless this option disables it.
+            "--setenv", "opt", "dns-updown", "disable",
             "--verb", "3", "--suppress-timestamps", "--auth-nocache", "--resolv-retry", "1",
             "--tmp-dir", str(self._management.path.parent),
             "--management", str(self._management.path), "unix", "--management-client", "--management-hold",

@@ -109,8 +109,14 @@ def parse_wireguard_file(text: str) -> WireGuardFile:
     return file
 
 
+_MAX_PEERS = 1000
+"""The maximum number of peers. Each section copies those before it."""
+
+
 def _start_section(file: WireGuardFile, section: str) -> WireGuardFile:
     if section == "[peer]":
+        if len(file.peers) == _MAX_PEERS:
+            raise GatewayError(f"has more than {_MAX_PEERS} [Peer] sections: remove some")
         return replace(file, peers=(*file.peers, WireGuardPeer("")))
     if section != "[interface]":
         raise GatewayError("unknown section: use [Interface] or [Peer]")

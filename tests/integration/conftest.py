@@ -18,11 +18,11 @@ from tests.support.servers import echoing, serving
 from tests.support.swarms import two_nodes
 
 _LONGEST_FIRST = (
-    "test_reboot", "test_image", "test_nfs_hold", "test_vpn", "test_interop", "test_systemd", "test_docker",
+    "test_reboot", "test_image", "test_nfs_hold", "test_vpn", "test_interop", "test_systemd",
     # pytest-xdist assigns the next module in this list to a process that has at most two tests left. If these tests
     # are long, the assigned module starts late. The following three modules can start late, because they are short.
     "test_strict", "test_tls", "test_traces",
-    "test_audit", "test_networks", "test_relay_contract", "test_outages", "test_revival",
+    "test_docker", "test_audit", "test_networks", "test_relay_contract", "test_outages", "test_revival",
     "test_docker_stable", "test_docker_engine", "test_nfs_mounts", "test_swarm_stable", "test_names",
     "test_revival_swarm", "test_commands", "test_chart", "test_hostile_words", "test_swarm", "test_status_page",
     "test_slow_paths", "test_command", "test_ssh", "test_paths", "test_handbook", "test_monitoring",

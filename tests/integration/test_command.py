@@ -51,7 +51,7 @@ class CommandTunnelSetup:
 
     def __init__(self, gateway: Gateway, bastion: Bastion, port: int, mode: str) -> None:
         need(find("socat") is not None, "socat (package socat)")
-        self.gateway, self.listen = gateway, free_port()
+        self.gateway, self.listen, self._mode = gateway, free_port(), mode
         self._folder = gateway.folder
         program = self._folder / "program"
         program.write_text(
@@ -97,6 +97,12 @@ class CommandTunnelSetup:
             with contextlib.suppress(OSError):
                 arguments += file.read_text(errors="replace")
         return environment, arguments
+
+    def wait_open(self) -> None:
+        """Wait until the backend is up, and until the tunnel starts no more programs."""
+        self.gateway.wait_up("a")
+        if self._mode == "proxy_command":
+            self.gateway.wait(lambda: self.gateway.tunnel("cloud")["connections"] == 2)
 
     def signal(self, number: signal.Signals) -> None:
         for group in self.groups():
@@ -174,7 +180,7 @@ def test_a_program_that_exits_at_once_is_a_tunnel_that_is_down(rig: CommandTunne
         held.sendall(b"hello")
         rig.switch("broken", on=False)
         assert held.recv(5) == b"hello"
-    gateway.wait_up("a")
+    rig.wait_open()
     rig.switch("killed", on=True)
     rig.signal(signal.SIGKILL)
     gateway.wait(lambda: gateway.tunnel("cloud")["state"] == "backoff")
@@ -183,7 +189,7 @@ def test_a_program_that_exits_at_once_is_a_tunnel_that_is_down(rig: CommandTunne
         held.sendall(b"hello")
         rig.switch("killed", on=False)
         assert held.recv(5) == b"hello"
-    gateway.wait_up("a")
+    rig.wait_open()
     rig.switch("login", on=True)
     rig.signal(signal.SIGKILL)
     gateway.wait(lambda: gateway.tunnel("cloud")["state"] == "quarantined")

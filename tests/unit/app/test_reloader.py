@@ -14,7 +14,7 @@ from gateway.app.service_audit_log import ServiceAuditLog
 from gateway.app.socket_activation import PassedSockets
 from gateway.config import Config, ConfigSources, load
 from gateway.contracts.states import ConfigTrigger
-from gateway.errors import GatewayError
+from gateway.errors import ConfigError, ConfigProblem, GatewayError
 from gateway.forwarding.listener import BindError
 
 
@@ -51,6 +51,34 @@ async def test_a_reload_reports_what_a_recent_automatic_reload_changed(
     write("h:3")
     assert await subject.reload(ConfigTrigger.ADMIN) == "backends changed: a"
     assert await subject.reload(ConfigTrigger.ADMIN) == "no change"
+
+
+async def test_a_refused_file_is_loaded_again_after_its_cause_was_corrected(tmp_path: Path) -> None:
+    def apply(config: Config, _: object) -> ConfigDiff:
+        diff, runtime.config = diff_configs(runtime.config, config), config
+        return diff
+
+    file, is_broken = tmp_path / "gateway.yaml", True
+    sources = ConfigSources(file, environment={})
+    file.write_text("backends: {a: {kind: tcp, targets: 'h:1'}}\n")
+    first = load(sources)
+    runtime = Mock(config=first, listeners={}, apply=apply)
+
+    def load_again() -> Config:
+        config = load(sources)
+        if is_broken:
+            raise ConfigError([ConfigProblem(str(file), "x", "another file has a wrong mode")], config.origin)
+        return config
+
+    subject = Reloader(first, load_again, file, ServiceAuditLog("a"), Mock(), asyncio.Event(), Mock(), Mock())
+    subject.start(runtime, Mock(), Mock(renew=AsyncMock()), {})
+    file.write_text("backends: {a: {kind: tcp, targets: 'h:1'}, b: {kind: tcp, targets: 'h:2'}}\n")
+    for _ in range(2):
+        with pytest.raises(GatewayError, match="wrong mode"):
+            await subject.reload(ConfigTrigger.FILE)
+    is_broken = False
+    assert await subject.reload(ConfigTrigger.FILE) == "backends added: b"
+    assert subject.successful
 
 
 async def test_a_reload_refuses_an_address_that_the_host_does_not_have(tmp_path: Path) -> None:

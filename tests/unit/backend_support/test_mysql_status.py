@@ -15,9 +15,13 @@ STOPPED = {"Seconds_Behind_Source": None, "Last_IO_Error": "error connecting to 
 class Server:
     """A substitute for PyMySQL's connection and cursor."""
 
-    def __init__(self, *, read_only: bool, replication: dict[str, Any] | Exception | None) -> None:
+    def __init__(
+        self, *, read_only: bool | str, replication: dict[str, Any] | Exception | None, wsrep_ready: str = ""
+    ) -> None:
         self._replication = replication if isinstance(replication, Exception) else None
-        row = {"read_only": int(read_only), "server_id": 1, "version": "8.4"}
+        self._galera = {"Variable_name": "wsrep_ready", "Value": wsrep_ready} if wsrep_ready else None
+        value = read_only if isinstance(read_only, str) else int(read_only)
+        row = {"read_only": value, "server_id": 1, "version": "8.4"}
         self._rows: dict[str, Any] = {"SELECT": row, "SHOW": replication}
         self._asked = ""
 
@@ -31,12 +35,26 @@ class Server:
         """Do nothing, because the substitute has no resources."""
 
     def execute(self, statement: str) -> None:
-        self._asked = statement.split(maxsplit=1)[0]
+        self._asked = "GALERA" if "wsrep_ready" in statement else statement.split(maxsplit=1)[0]
         if self._asked == "SHOW" and self._replication is not None:
             raise self._replication
 
     def fetchone(self) -> Any:
-        return self._rows[self._asked]
+        return self._galera if self._asked == "GALERA" else self._rows[self._asked]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("OFF", False), ("ON", True), ("NO_LOCK", True), ("NO_LOCK_NO_ADMIN", True), ("0", False)]
+)
+def test_read_only_can_be_a_word_as_in_mariadb_12(value: str, expected: bool) -> None:
+    found = query_status(Server(read_only=value, replication=None), None)  # type: ignore[arg-type]
+    assert (found.read_only, found.role) == (expected, "replica" if expected else "primary")
+
+
+@pytest.mark.parametrize(("value", "reason"), [("OFF", FailureReason.STARTING), ("ON", None), ("", None)])
+def test_a_galera_node_that_is_not_ready_is_down(value: str, reason: FailureReason | None) -> None:
+    found = query_status(Server(read_only=False, replication=None, wsrep_ready=value), None)  # type: ignore[arg-type]
+    assert (found.unusable[0] if found.unusable else None) is reason
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,16 @@ async def test_a_server_of_an_old_version_without_a_password_is_unauthenticated(
     assert (result.state, result.reason) == (HealthState.DEGRADED, FailureReason.UNAUTHENTICATED), result.detail
 
 
+@pytest.mark.parametrize("role", [b"$6\r\nmaster\r\n", b"$5\r\nslave\r\n"])
+async def test_a_server_that_cannot_save_its_data_still_serves_reads(role: bytes) -> None:
+    misconf = b"-MISCONF Redis is configured to save RDB snapshots, but it is unable to persist to disk.\r\n"
+    denied = b"-NOAUTH Authentication required.\r\n"
+    with serving(replying(denied, b"+OK\r\n", misconf + b"*1\r\n" + role + INFO)) as port:
+        result = await probe(BACKEND, port)
+    assert (result.state, result.reason) == (HealthState.DEGRADED, FailureReason.NO_SPACE), result.detail
+    assert "MISCONF" in result.detail
+
+
 WORDS = st.sampled_from(
     [b"*", b"$", b":", b"-", b"+", b"\r\n", b"1", b"-1", b"9", b"master", b"NOAUTH", b"\xff", b"x"]
 )
