@@ -113,9 +113,14 @@ def _query_galera(cursor: DictCursor) -> bool:
     Such a node refuses queries on tables, but executes the other queries of the check (MariaDB documentation, "Galera
     Cluster Status Variables").
     """
+    # A server that is not part of a cluster also has the status wsrep_ready, and its value is then OFF.
+    queries = ("SHOW GLOBAL VARIABLES LIKE 'wsrep_on'", "SHOW GLOBAL STATUS LIKE 'wsrep_ready'")
     try:
-        cursor.execute("SHOW GLOBAL STATUS LIKE 'wsrep_ready'")
-        row: dict[str, Any] = cursor.fetchone() or {}
+        for query in queries:
+            cursor.execute(query)
+            row: dict[str, Any] = cursor.fetchone() or {}
+            if query is queries[0] and str(row.get("Value")).upper() != "ON":
+                return True
     except pymysql.err.MySQLError as failed:
         if not _is_refusal(failed):
             raise

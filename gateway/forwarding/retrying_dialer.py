@@ -24,6 +24,8 @@ _LAST_RETRY = 1.0
 _RETRY_FACTOR = 2.0
 _NEXT_AFTER = 2.0
 """Maximum duration of a dial, in seconds, if there is another path or target to try next."""
+_REDIALS = 2
+"""How often a dial is repeated over the same path after a connection of its link was lost."""
 _RECHECK_INTERVAL = 1.0
 """Interval, in seconds, at which the dialer reads the paths again while a client waits. Used only if the route has
 several uplinks."""
@@ -172,7 +174,7 @@ class RetryingDialer:
                 return await self._join_cancel(client, request, dialer, latency, target_path)
             within = max(deadline - asyncio.get_running_loop().time(), MIN_DIAL)
             try:
-                joined = await self._join_route(
+                joined = await self._join_path(
                     client,
                     dialer,
                     target_path,
@@ -181,7 +183,8 @@ class RetryingDialer:
                 )
             except (DialError, LinkLostError) as error:
                 failures[target_path] = error
-                if not _report_failure(dialer, target_path, error):
+                is_replaced = isinstance(error, LinkLostError) and dialer is not self.target_dialer
+                if is_replaced or not _report_failure(dialer, target_path, error):
                     break
             else:
                 for failed, failure in failures.items():
@@ -190,10 +193,26 @@ class RetryingDialer:
                 return joined
         raise _failure(list(failures.values()))
 
-    async def _join_route(
+    async def _join_path(
         self, client: PendingClient, dialer: TargetDialer, target_path: TargetPath, latency: Histogram, within: float
     ) -> DialResult:
-        """Connect the client to a target over one path. Fail if the dial takes longer than `within` seconds."""
+        """Connect the client to a target over one path. Fail if this takes longer than `within` seconds.
+
+        A link can have several connections, such as those of an SSH pool. If only one of them is lost, dial again.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + within
+        for _ in range(_REDIALS):
+            try:
+                return await self._dial_once(client, dialer, target_path, latency, max(end - loop.time(), MIN_DIAL))
+            except LinkLostError:
+                if dialer is not self.target_dialer or target_path.uplink.link is None:
+                    raise
+        return await self._dial_once(client, dialer, target_path, latency, max(end - loop.time(), MIN_DIAL))
+
+    async def _dial_once(
+        self, client: PendingClient, dialer: TargetDialer, target_path: TargetPath, latency: Histogram, within: float
+    ) -> DialResult:
         started = time.perf_counter()
         login = self._cancels.cancel_key_tap() if self._cancels else None
         tap = login or (self._make_tap(latency.observe) if self._make_tap else None)

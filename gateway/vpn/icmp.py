@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import secrets
 import socket
@@ -16,6 +17,9 @@ from gateway.vpn.vpn_device_isolation import VpnDeviceIsolation
 
 log = logging.getLogger(__name__)
 
+_DEVICE_GONE = (errno.ENODEV, errno.ENXIO, errno.EADDRNOTAVAIL)
+"""The errors of a socket that is bound to a device that no longer exists. If a VPN gets a new address, its client can
+create the device again, with the same name. The next request then needs a new socket."""
 _MAX_HOSTS = 4
 _V4 = (socket.AF_INET, socket.IPPROTO_ICMP, 8, 0)
 _V6 = (socket.AF_INET6, socket.IPPROTO_ICMPV6, 128, 129)
@@ -89,9 +93,12 @@ class EchoMonitor:
         if len(self._pending) > _MAX_PENDING:
             del self._pending[next(iter(self._pending))]
         packet = struct.pack("!BBH2sH", request, 0, 0, self._identifier, sequence)
-        # Ignore errors such as a missing route or a full queue. The monitor then treats the reply as missing.
-        with contextlib.suppress(OSError):
+        try:
             sock.sendto(_with_checksum(packet) if family == socket.AF_INET else packet, (str(address), 0))
+        except OSError as error:
+            # Ignore errors such as a missing route or a full queue. The monitor then treats the reply as missing.
+            if error.errno in _DEVICE_GONE:
+                self.close()
 
     def _socket(self, family: int, protocol: int) -> socket.socket | None:
         if family in self._sockets:

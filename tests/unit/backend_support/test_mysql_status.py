@@ -16,10 +16,10 @@ class Server:
     """A substitute for PyMySQL's connection and cursor."""
 
     def __init__(
-        self, *, read_only: bool | str, replication: dict[str, Any] | Exception | None, wsrep_ready: str = ""
+        self, *, read_only: bool | str, replication: dict[str, Any] | Exception | None, wsrep: str = ""
     ) -> None:
         self._replication = replication if isinstance(replication, Exception) else None
-        self._galera = {"Variable_name": "wsrep_ready", "Value": wsrep_ready} if wsrep_ready else None
+        self._galera = dict(zip(("wsrep_on", "wsrep_ready"), wsrep.split(), strict=False))
         value = read_only if isinstance(read_only, str) else int(read_only)
         row = {"read_only": value, "server_id": 1, "version": "8.4"}
         self._rows: dict[str, Any] = {"SELECT": row, "SHOW": replication}
@@ -35,12 +35,15 @@ class Server:
         """Do nothing, because the substitute has no resources."""
 
     def execute(self, statement: str) -> None:
-        self._asked = "GALERA" if "wsrep_ready" in statement else statement.split(maxsplit=1)[0]
+        first = statement.split(maxsplit=1)[0]
+        self._asked = next((each for each in ("wsrep_on", "wsrep_ready") if each in statement), first)
         if self._asked == "SHOW" and self._replication is not None:
             raise self._replication
 
     def fetchone(self) -> Any:
-        return self._galera if self._asked == "GALERA" else self._rows[self._asked]
+        if self._asked.startswith("wsrep"):
+            return {"Value": self._galera[self._asked]} if self._asked in self._galera else None
+        return self._rows[self._asked]
 
 
 @pytest.mark.parametrize(
@@ -51,9 +54,11 @@ def test_read_only_can_be_a_word_as_in_mariadb_12(value: str, expected: bool) ->
     assert (found.read_only, found.role) == (expected, "replica" if expected else "primary")
 
 
-@pytest.mark.parametrize(("value", "reason"), [("OFF", FailureReason.STARTING), ("ON", None), ("", None)])
-def test_a_galera_node_that_is_not_ready_is_down(value: str, reason: FailureReason | None) -> None:
-    found = query_status(Server(read_only=False, replication=None, wsrep_ready=value), None)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("wsrep", "reason"), [("ON OFF", FailureReason.STARTING), ("ON ON", None), ("OFF OFF", None), ("", None)]
+)
+def test_a_galera_node_that_is_not_ready_is_down(wsrep: str, reason: FailureReason | None) -> None:
+    found = query_status(Server(read_only=False, replication=None, wsrep=wsrep), None)  # type: ignore[arg-type]
     assert (found.unusable[0] if found.unusable else None) is reason
 
 

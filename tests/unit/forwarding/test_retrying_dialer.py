@@ -37,6 +37,9 @@ class Scripted(DirectLink):
         if self.outcome == "hangs":
             await asyncio.sleep(within)
             raise DialError(FailureReason.TIMEOUT, "no answer")
+        if self.outcome == "lost once":
+            self.outcome = "joined"
+            raise LinkLostError
         if self.outcome == "lost":
             raise LinkLostError
         if self.outcome == "refused":
@@ -97,6 +100,31 @@ async def waiting(paths: Paths) -> AsyncIterator["asyncio.Task[DialResult]"]:
     yield task
     task.cancel()
     await asyncio.wait({task})
+
+
+async def test_a_lost_connection_of_a_link_that_has_others_does_not_lead_to_another_path_or_target() -> None:
+    for other in (Scripted(), None):
+        paths = Paths(Scripted("lost once"), other, ONE, TWO)
+        joined = await paths.join()
+        assert (joined.target_path.target, joined.target_path.uplink) == (ONE, paths.uplinks[0])
+        assert (paths.left, paths.failed) == ([], [])
+
+
+async def test_a_client_whose_route_was_replaced_does_not_try_the_next_target_of_the_old_route() -> None:
+    paths = Paths(Scripted(), None, ONE, TWO)
+    replaced = BackendRoute(paths.uplinks, lambda: paths.usable_paths[:2], paths.failed.append, 5.0)
+
+    class Replacing(Scripted):
+        async def join(self, *arguments: Any, **options: Any) -> Any:
+            del arguments, options
+            paths.uplinks[0].link = Scripted()
+            paths.dialer.set_route(replaced)
+            raise LinkLostError
+
+    paths.uplinks[0].link = Replacing()
+    joined = await paths.join()
+    assert joined.target_path.target == ONE
+    assert paths.failed == []
 
 
 @pytest.mark.parametrize("outcome", ["lost", "hangs", "refused", "prohibited"])

@@ -1,5 +1,6 @@
 """Tests which hosts behind a VPN the gateway expects to reply to echo requests."""
 
+import errno
 import ipaddress
 import socket
 from collections.abc import Callable
@@ -30,6 +31,37 @@ class FailingIsolation:
 
     def close(self) -> None:
         """Do nothing: there is no device."""
+
+
+class BrokenSocket(socket.socket):
+    """A socket whose device no longer exists."""
+
+    def sendto(self, *_: object) -> int:
+        raise OSError(errno.ENODEV, "No such device")
+
+
+class RecreatedDevice(FailingIsolation):
+    """A substitute for the isolation of a VPN whose device was created again after the first socket."""
+
+    def __init__(self) -> None:
+        self.created: list[socket.socket] = []
+
+    def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        del family, kind, protocol
+        cls = socket.socket if self.created else BrokenSocket
+        self.created.append(cls(socket.AF_INET, socket.SOCK_DGRAM))
+        return self.created[-1]
+
+
+async def test_a_device_that_was_created_again_gets_new_sockets() -> None:
+    isolation = RecreatedDevice()
+    echo = EchoMonitor(isolation, lambda _: None)
+    echo.add_host(ipaddress.ip_address("127.0.0.1"))
+    for _ in range(3):
+        echo.send_requests()
+    assert len(isolation.created) == 2
+    echo.close()
+    assert all(each.fileno() == -1 for each in isolation.created)
 
 
 def answered_once(host: IpAddress) -> EchoMonitor:
