@@ -22,6 +22,8 @@ _LOG_DELAY = 0.3
 """Seconds to wait for the last messages on the management interface after the child process has exited."""
 _RETRY_PAUSE = 1.0
 """Seconds between two connection attempts of the child process."""
+_UNKNOWN_OPTIONAL = re.compile(r"in \[CMD-LINE\]:\d+: (?:dns-updown|disable-dco)\b")
+"""Matches the warning of an older OpenVPN about an option that `--setenv opt` makes optional."""
 
 
 class OpenVpnProcess:
@@ -129,6 +131,8 @@ class OpenVpnProcess:
 
     def _on_output(self, line: str) -> None:
         log.debug("openvpn: %s", line)
+        if _UNKNOWN_OPTIONAL.search(line):
+            return
         failure = parse_failure(re.sub(r"/dev/fd/\d+(?::(\d+))?", self._config_location, line))
         if failure is not None:
             self.failure = more_specific(self.failure, failure)
