@@ -181,8 +181,7 @@ class Reloader:
                     trigger is ConfigTrigger.FILE
                     and origin
                     and origin.sha256 == last_digest
-                    and not self.successful
-                    and self.error == str(error)
+                    and self.error == str(error)  # empty after a successful reload
                 ):
                     raise
                 self._auditing.refused(error, trigger, origin)

@@ -7,7 +7,7 @@ import pymysql
 from gateway.backend_support.tls_options import describe_tls_error
 from gateway.errors import FailureReason, UnusableTargetError
 
-CLIENT_ERRORS = range(2000, 3000)
+_CLIENT_ERRORS = range(2000, 3000)
 """The error numbers of client libraries (MySQL 8.4 Error Message Reference, "Client Error Message Reference")."""
 _REASONS = {
     1040: FailureReason.TOO_MANY_CONNECTIONS,
@@ -86,7 +86,7 @@ def mysql_error(error: pymysql.err.MySQLError, *, uses_tls: bool) -> UnusableTar
 def is_error_packet(error: pymysql.err.MySQLError) -> bool:
     """Return whether the server has sent an error packet. Otherwise, the client library has detected the error."""
     number = error.args[0] if error.args else None
-    return isinstance(number, int) and number > 0 and number not in CLIENT_ERRORS
+    return isinstance(number, int) and number > 0 and number not in _CLIENT_ERRORS
 
 
 def protocol_error(error: Exception) -> UnusableTargetError:

@@ -6,7 +6,7 @@ from typing import Any
 import pymysql
 from pymysql.cursors import DictCursor
 
-from gateway.backend_support.mysql_errors import CLIENT_ERRORS
+from gateway.backend_support.mysql_errors import is_error_packet
 from gateway.backend_support.replication_facts import LAG, READ_ONLY
 from gateway.backend_support.sql_check_options import parse_lag
 from gateway.contracts.backend import ProbeResult
@@ -113,22 +113,25 @@ def _query_galera(cursor: DictCursor) -> bool:
     Such a node refuses queries on tables, but executes the other queries of the check (MariaDB documentation, "Galera
     Cluster Status Variables").
     """
-    # A server that is not part of a cluster also has the status wsrep_ready, and its value is then OFF.
-    queries = ("SHOW GLOBAL VARIABLES LIKE 'wsrep_on'", "SHOW GLOBAL STATUS LIKE 'wsrep_ready'")
     try:
-        for query in queries:
-            cursor.execute(query)
-            row: dict[str, Any] = cursor.fetchone() or {}
-            if query is queries[0] and str(row.get("Value")).upper() != "ON":
-                return True
+        # A server that is not part of a cluster also has the status wsrep_ready, and its value is then OFF.
+        return not (
+            _query_value(cursor, "SHOW GLOBAL VARIABLES LIKE 'wsrep_on'") == "ON"
+            and _query_value(cursor, "SHOW GLOBAL STATUS LIKE 'wsrep_ready'") == "OFF"
+        )
     except pymysql.err.MySQLError as failed:
         if not _is_refusal(failed):
             raise
         return True
-    return str(row.get("Value")).upper() != "OFF"
+
+
+def _query_value(cursor: DictCursor, query: str) -> str:
+    """Return the value of a variable in upper case; empty if the server does not have the variable."""
+    cursor.execute(query)
+    row: dict[str, Any] = cursor.fetchone() or {}
+    return str(row.get("Value", "")).upper()
 
 
 def _is_refusal(error: pymysql.err.MySQLError) -> bool:
     """Return whether the server refused the query. False if the connection was lost or the query was interrupted."""
-    number = error.args[0] if error.args else None
-    return isinstance(number, int) and number not in CLIENT_ERRORS and number not in _INTERRUPTIONS
+    return is_error_packet(error) and error.args[0] not in _INTERRUPTIONS

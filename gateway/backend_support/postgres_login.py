@@ -25,23 +25,26 @@ _LOWEST_PRIORITY = 19
 """The nice value of the lowest priority (setpriority(2))."""
 
 
+def _libpq(conn: PGconn) -> Any:
+    """Return the library libpq that psycopg uses."""
+    if pq.__impl__ == "python":
+        return sys.modules["psycopg.pq._pq_ctypes"].pq
+    # psycopg's extension module depends on libpq, so dlsym(3) also finds libpq's functions.
+    return ctypes.CDLL(sys.modules[type(conn).__module__].__file__)
+
+
 def _connect_poll(conn: PGconn) -> int:
     """Call `PQconnectPoll` without holding the GIL."""
     if pq.__impl__ == "python":  # psycopg's Python implementation already uses ctypes
         return conn.connect_poll()
-    # psycopg's extension module depends on libpq, so dlsym(3) also finds libpq's functions.
-    connect_poll = ctypes.CDLL(sys.modules[type(conn).__module__].__file__).PQconnectPoll
+    connect_poll = _libpq(conn).PQconnectPoll
     connect_poll.argtypes, connect_poll.restype = [ctypes.c_void_p], ctypes.c_int
     return int(connect_poll(conn.pgconn_ptr))  # type: ignore[attr-defined] # an attribute that type stubs omit
 
 
 def _add_sqlstate(conn: PGconn) -> None:
     """Make libpq add the SQLSTATE to messages of the server about failed logins."""
-    if pq.__impl__ == "python":
-        library: Any = sys.modules["psycopg.pq._pq_ctypes"].pq
-    else:
-        library = ctypes.CDLL(sys.modules[type(conn).__module__].__file__)
-    set_verbosity = library.PQsetErrorVerbosity
+    set_verbosity = _libpq(conn).PQsetErrorVerbosity
     set_verbosity.argtypes, set_verbosity.restype = [ctypes.c_void_p, ctypes.c_int], ctypes.c_int
     set_verbosity(conn.pgconn_ptr, _VERBOSE)  # type: ignore[attr-defined] # an attribute that type stubs omit
 

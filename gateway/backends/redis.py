@@ -87,12 +87,12 @@ class RedisBackend:
             raise reply_error(ping)
         try:
             found = evaluate(role, read_info(infos), self.check.max_lag)
-            return replace(found, degraded=(FailureReason.NO_SPACE, str(ping))) if cannot_save(ping) else found
         except ValueError as error:
             raise UnusableTargetError(
                 FailureReason.PROTOCOL,
                 f"not a valid Redis response ({error}): check that the target is a Redis server",
             ) from error
+        return replace(found, degraded=(FailureReason.NO_SPACE, str(ping))) if cannot_save(ping) else found
 
 
 async def _greet(client: RedisClient, phases: PhaseTimer) -> bool:

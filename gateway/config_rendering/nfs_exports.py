@@ -4,16 +4,16 @@ import ipaddress
 import posixpath
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from gateway.backend_support.kernel_mount_properties import KernelMountProperties
 from gateway.backends import KINDS
 from gateway.config import Config
 from gateway.contracts.config_types import HostPort
 from gateway.errors import UsageError
 from gateway.relay.resolver import is_address
 
+_ExportRenderer = Callable[[Sequence[tuple[Any, Sequence[str]]]], str]
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _CLIENT = re.compile(r"@[\w.-]+|(?!-)[\w.*?-]+(\[[\w-]+\][\w.*?-]*)*|[\da-fA-F.:]+(/[\d.]+)?")
 """Matches a client in exports(5): a netgroup, a name with wildcards, an address or a network."""
@@ -39,19 +39,23 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
                 f"--from {origin!r} is not an address, a network or a name: write one of these, without options"
                 " such as (rw)"
             )
-    uses: dict[str, dict[tuple[KernelMountProperties, str], list[tuple[Any, list[str]]]]] = {}
+    servers: dict[str, dict[tuple[_ExportRenderer, str], list[tuple[Any, Sequence[str]]]]] = {}
     for name, spec in config.backends.items():
         mount = spec.kind.mount
         if mount is None or mount.render_export is None:
             continue
         for target in spec.targets:
             clients = list(origins) or _clients(config, name, spec.paths(target), target)
-            export = (mount, posixpath.normpath(getattr(spec.options, mount.path_key)))
-            uses.setdefault(target.host.lower(), {}).setdefault(export, []).append((spec.options, clients))
-    if not uses:
+            export = (mount.render_export, posixpath.normpath(getattr(spec.options, mount.path_key)))
+            servers.setdefault(target.host.lower(), {}).setdefault(export, []).append((spec.options, clients))
+    if not servers:
         kinds = " or ".join(name for name, kind in KINDS.items() if kind.mount and kind.mount.render_export)
         raise UsageError(f"no backend of kind {kinds} is configured: add one, or choose another file with -c")
-    return [line for host, exports in uses.items() for line in _for_server(host, exports)]
+    lines: list[str] = []
+    for host, found in servers.items():
+        lines.append(f"# {host}: add to /etc/exports, then run: exportfs -ra")
+        lines += (render(uses) for (render, _), uses in found.items())
+    return lines
 
 
 def open_origins(origins: Sequence[str]) -> list[str]:
@@ -65,13 +69,6 @@ def _network(origin: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | Non
         return ipaddress.ip_network(origin, strict=False)
     except ValueError:
         return None
-
-
-def _for_server(
-    host: str, uses: Mapping[tuple[KernelMountProperties, str], Sequence[tuple[Any, Sequence[str]]]]
-) -> Iterator[str]:
-    yield f"# {host}: add to /etc/exports, then run: exportfs -ra"
-    yield from (mount.render_export(found) for (mount, _), found in uses.items() if mount.render_export is not None)
 
 
 def _clients(config: Config, name: str, paths: Sequence[str], target: HostPort) -> list[str]:

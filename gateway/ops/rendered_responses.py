@@ -42,7 +42,7 @@ class CachedResponses:
     """
 
     def __init__(self, *, enabled: bool) -> None:
-        self.enabled = enabled
+        self._enabled = enabled
         self._cache = ResponseCache()
 
     def clear(self) -> None:
@@ -51,7 +51,7 @@ class CachedResponses:
 
     async def get(self, key: Hashable, compute: Callable[[], Awaitable[Any]], max_age: float = MAX_AGE) -> Any:
         """Return the value for `key`, at most `max_age` seconds old; see `ResponseCache.get`."""
-        return await (self._cache.get(key, max_age, compute) if self.enabled else compute())
+        return await (self._cache.get(key, max_age, compute) if self._enabled else compute())
 
     async def respond(
         self, key: Hashable, compute: Callable[[], Awaitable[RenderedResponse]], max_age: float = MAX_AGE

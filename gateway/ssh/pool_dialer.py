@@ -50,7 +50,8 @@ class PoolDialer:
         self.tasks: set[asyncio.Task[None]] = set()
         """The tasks that dial, or wait before the next attempt."""
         self.last_error = ""
-        """Why the last dial failed; empty after a success, or if the pool needs no more connections."""
+        """Why the last dial failed, or why the last connection was lost soon after its login. Empty after a success,
+        or if the pool needs no more connections."""
         self._server = server
         self._dial = dial
         self._missing = missing

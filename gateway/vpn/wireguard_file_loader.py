@@ -1,17 +1,13 @@
 """Loads WireGuard files, and the key files to which the tunnel's options refer."""
 
-import os
-import stat
 from dataclasses import replace
-from pathlib import Path
 
 from gateway.contracts.secret import Secret
 from gateway.errors import FailureReason, GatewayError, TunnelError
 from gateway.secret_files import check_owner_only, read_private_key
 from gateway.vpn.options import WireGuardOptions
+from gateway.vpn.regular_file import MAX_CONFIG_SIZE, read_regular_file
 from gateway.vpn.wireguard_formats import WireGuardFile, check_key, parse_wireguard_file
-
-_MAX_SIZE = 256 * 1024
 
 
 def load_wireguard_file(options: WireGuardOptions) -> WireGuardFile:
@@ -27,26 +23,15 @@ def load_wireguard_file(options: WireGuardOptions) -> WireGuardFile:
         TunnelError: A file cannot be read or is invalid, or other users can read the keys in it. The error is fatal.
     """
     try:
-        status, data = _read(options.config)
-        file = parse_wireguard_file(data.decode())
+        loaded = read_regular_file(options.config, MAX_CONFIG_SIZE)
+        file = parse_wireguard_file(loaded.data.decode())
         if file.private_key or any(peer.preshared_key for peer in file.peers):
-            check_owner_only(options.config, status)
+            check_owner_only(options.config, loaded.status)
         return _with_keys(file, options)
     except TunnelError:
         raise
     except (OSError, UnicodeDecodeError, GatewayError) as error:
         raise TunnelError(FailureReason.PROTOCOL, f"config: {options.config}: {error}", fatal=True) from error
-
-
-def _read(path: Path) -> tuple[os.stat_result, bytes]:
-    """Return the status and the content of a regular file of at most `_MAX_SIZE` bytes."""
-    # With O_NONBLOCK, opening a FIFO does not block.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:  # noqa: PTH123
-        status = os.fstat(opened.fileno())
-        data = opened.read(_MAX_SIZE + 1) if stat.S_ISREG(status.st_mode) else None
-    if data is None or len(data) > _MAX_SIZE:
-        raise GatewayError(f"is not a regular file of at most {_MAX_SIZE >> 10} KiB")
-    return status, data
 
 
 def _with_keys(file: WireGuardFile, options: WireGuardOptions) -> WireGuardFile:

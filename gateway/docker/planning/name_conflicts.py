@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from gateway.docker.desired_state import OWNER_ALIAS_PREFIX
 from gateway.docker.name_resolution import NameResolvingContainer, names_after_attachment
 from gateway.docker.plan import NameConflict
+from gateway.docker.planning.endpoint_repair import is_ours
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.snapshot import Container, SwarmService
 
@@ -42,11 +43,10 @@ def _conflicts_of_others(builder: PlanBuilder, container: Container, network: st
     names = names_after_attachment(container, aliases)
     found: list[NameConflict] = []
     for other in builder.observed.containers:
-        attached = (other.id, network) in builder.ours and network in other.endpoints
-        if (attached or (other.id, network) in builder.connecting) and other.id not in (
-            container.id,
-            builder.observed.own,
-        ):
+        endpoint = other.endpoints.get(network)
+        is_attached = endpoint is not None and is_ours(builder, other, network, endpoint)
+        is_other = other.id not in (container.id, builder.observed.own)
+        if is_other and (is_attached or (other.id, network) in builder.connecting):
             elsewhere = _networks_to_compare(builder, other, network)
             found += builder.names.caused_conflicts(container.id, names, other.name, network, elsewhere)
     if not found:

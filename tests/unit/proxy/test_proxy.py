@@ -175,6 +175,13 @@ async def test_connect_ignores_interim_responses(peer: Peer) -> None:
     assert await peer.unread() == GREETING
 
 
+async def test_connect_accepts_a_limited_number_of_interim_responses(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+    with pytest.raises(ProxyReplyError, match="longer than") as failure:
+        await http_connect.connect(peer.stream, DB, None)
+    assert failure.value.reason is FailureReason.PROTOCOL
+
+
 async def test_connect_sends_basic_authentication(peer: Peer) -> None:
     peer.send(b"HTTP/1.0 200\r\n\r\n")
     await http_connect.connect(peer.stream, DB, LOGIN)

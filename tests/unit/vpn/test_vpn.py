@@ -1,5 +1,6 @@
 import contextlib
 import ipaddress
+import os
 import string
 from pathlib import Path
 
@@ -178,3 +179,14 @@ def test_compatible_peers_and_addresses_are_accepted() -> None:
     assert DeviceSettings((four, six), mtu=1279).usable_addresses == (four,)
     assert DeviceSettings((four, six), mtu=1280).usable_addresses == (four, six)
     assert DeviceSettings((four, six)).usable_addresses == (four, six)
+
+
+@pytest.mark.timeout(20)
+def test_a_wireguard_file_that_is_too_large_or_not_a_file_is_refused(tmp_path: Path) -> None:
+    large, fifo, peers = tmp_path / "large", tmp_path / "fifo", tmp_path / "peers"
+    large.write_text("#\n" * (1 << 17) + "#")
+    os.mkfifo(fifo)
+    peers.write_text("[Interface]\n" + "[Peer]\n" * 1001)
+    for config, message in ((large, "regular file"), (fifo, "regular file"), (peers, "more than 1000")):
+        with pytest.raises(TunnelError, match=message):
+            load_wireguard_file(WireGuardOptions(config=config))
