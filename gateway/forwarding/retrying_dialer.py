@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from gateway.connection_tap import TapFactory
@@ -11,13 +11,14 @@ from gateway.contracts.relay import Relay
 from gateway.contracts.tracing import DIAL, HOLD
 from gateway.errors import DialError, FailureReason, LinkLostError, TargetPathError
 from gateway.forwarding.backend_route import BackendRoute
+from gateway.forwarding.better_path_watch import RECHECK_INTERVAL, stop_if_another_path_is_better
 from gateway.forwarding.cancel_request_sender import join_cancel_request
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.query_cancel_router import QueryCancelRouter
 from gateway.forwarding.target_dialer import MIN_DIAL, TargetDialer
 from gateway.forwarding.target_path import LinkProvider, TargetPath
 from gateway.metric_types import Histogram
-from gateway.query_cancel_parser import CancelKeyTap, CancelRequest
+from gateway.query_cancel_parser import CancelKeyTap
 
 _FIRST_RETRY = 0.05
 _LAST_RETRY = 1.0
@@ -26,9 +27,6 @@ _NEXT_AFTER = 2.0
 """Maximum duration of a dial, in seconds, if there is another path or target to try next."""
 _REDIALS = 2
 """How often a dial is repeated over the same path after a connection of its link was lost."""
-_RECHECK_INTERVAL = 1.0
-"""Interval, in seconds, at which the dialer reads the paths again while a client waits. Used only if the route has
-several uplinks."""
 _NO_PRIMARY = "no target is a writable primary"
 _PERMANENT = {FailureReason.CHANNEL_PROHIBITED}
 """Failures that a retry cannot fix."""
@@ -128,6 +126,9 @@ class RetryingDialer:
             paths = route.paths()
             uplinks = {each.uplink for each in paths} or set(route.uplinks)
             if all(each.link is None for each in uplinks):
+                cancelled = await self._join_if_cancel(client, dialer, latency, paths[0] if paths else None)
+                if cancelled is not None:
+                    return cancelled
                 if self.fail_fast:
                     raise DialError(
                         FailureReason.TUNNEL, "no tunnel is open, and clients do not wait, because of `gateway fail`"
@@ -136,7 +137,7 @@ class RetryingDialer:
                 client.watcher.start()
                 try:
                     async with asyncio.timeout_at(deadline):
-                        await self._wait_link(uplinks, None if len(route.uplinks) == 1 else _RECHECK_INTERVAL)
+                        await self._wait_link(uplinks, None if len(route.uplinks) == 1 else RECHECK_INTERVAL)
                 except TimeoutError:
                     raise DialError(
                         FailureReason.TUNNEL, f"no tunnel came up within {route.hold:g} s (`hold`)"
@@ -163,33 +164,29 @@ class RetryingDialer:
     ) -> DialResult:
         """Connect the client over the first path that succeeds. Forward cancel requests to the right target."""
         if not paths:
-            if self._cancels and (request := await self._cancel_request(client, None)) is not None:
-                return await self._join_cancel(client, request, dialer, latency)
+            if (cancelled := await self._join_if_cancel(client, dialer, latency, None)) is not None:
+                return cancelled
             raise DialError(FailureReason.ROLE, _NO_PRIMARY)
         failures: dict[TargetPath, TargetPathError] = {}
         dialed = [each for each in paths if each.uplink.link is not None]
         for target_path in dialed:
             client.enter(DIAL)
-            if self._cancels and (request := await self._cancel_request(client, target_path)) is not None:
-                return await self._join_cancel(client, request, dialer, latency, target_path)
+            if (cancelled := await self._join_if_cancel(client, dialer, latency, target_path)) is not None:
+                return cancelled
             within = max(deadline - asyncio.get_running_loop().time(), MIN_DIAL)
             try:
-                joined = await self._join_path(
-                    client,
-                    dialer,
-                    target_path,
-                    latency,
-                    within if target_path is dialed[-1] else min(within, _NEXT_AFTER),
-                )
+                if target_path is dialed[-1]:
+                    async with stop_if_another_path_is_better(dialer.route, dialed, _NEXT_AFTER):
+                        joined = await self._join_path(client, dialer, target_path, latency, within)
+                else:
+                    joined = await self._join_path(client, dialer, target_path, latency, min(within, _NEXT_AFTER))
             except (DialError, LinkLostError) as error:
                 failures[target_path] = error
                 is_replaced = isinstance(error, LinkLostError) and dialer is not self.target_dialer
                 if is_replaced or not _report_failure(dialer, target_path, error):
                     break
             else:
-                for failed, failure in failures.items():
-                    if failed.identity == target_path.identity and not _refused_by_budget(failure):
-                        dialer.route.on_detour(failed)
+                _report_detours(dialer, target_path, failures)
                 return joined
         raise _failure(list(failures.values()))
 
@@ -222,36 +219,27 @@ class RetryingDialer:
         target_path.uplink.channel_open.observe(time.perf_counter() - started)
         return DialResult(target_path, relay, login)
 
-    async def _cancel_request(self, client: PendingClient, target_path: TargetPath | None) -> CancelRequest | None:
-        """Return the client's cancel request; None if the client sends none.
+    async def _join_if_cancel(
+        self, client: PendingClient, dialer: TargetDialer, latency: Histogram, default: TargetPath | None
+    ) -> DialResult | None:
+        """If the client sends a cancel request, connect the client to the right target. Otherwise, return None.
 
-        If all sessions are on the target of `target_path`, do not read the request: a connection over
-        `target_path` takes it to the right target.
+        If all sessions are on the target of `default`, do not read the request: a connection over `default` takes it
+        to the right target.
         """
         cancels = self._cancels
-        target = target_path.identity if target_path is not None else None
-        if (
-            client.request is None
-            and not client.classified
-            and cancels is not None
-            and cancels.has_sessions_elsewhere(target)
-        ):
+        if cancels is None:
+            return None
+        target = default.identity if default is not None else None
+        if client.request is None and not client.classified and cancels.has_sessions_elsewhere(target):
             client.request = await cancels.read_cancel_request(client.sock, client.watcher, target)
             client.classified = target is not None
-        return client.request
-
-    async def _join_cancel(
-        self,
-        client: PendingClient,
-        request: CancelRequest,
-        dialer: TargetDialer,
-        latency: Histogram,
-        default: TargetPath | None = None,
-    ) -> DialResult:
-        candidates = self._cancels.targets_for(request, default and default.identity) if self._cancels else []
+        if client.request is None:
+            return None
+        candidates = cancels.targets_for(client.request, target)
         if not candidates:
             raise DialError(FailureReason.ROLE, _NO_PRIMARY)
-        return DialResult(*await join_cancel_request(client, request, dialer, latency, candidates, default))
+        return DialResult(*await join_cancel_request(client, client.request, dialer, latency, candidates, default))
 
     async def _wait_link(self, uplinks: Collection[LinkProvider], within: float | None) -> None:
         """Wait for a link, a new route, or a change of `fail_fast`, for at most `within` seconds."""
@@ -275,6 +263,15 @@ def _report_failure(dialer: TargetDialer, target_path: TargetPath, error: Target
     if isinstance(error, DialError):
         dialer.route.on_failure(target_path)
     return True
+
+
+def _report_detours(
+    dialer: TargetDialer, target_path: TargetPath, failures: Mapping[TargetPath, TargetPathError]
+) -> None:
+    """Report the failed paths to the target that was then reached over `target_path`."""
+    for failed, failure in failures.items():
+        if failed.identity == target_path.identity and not _refused_by_budget(failure):
+            dialer.route.on_detour(failed)
 
 
 def _refused_by_budget(error: TargetPathError) -> bool:

@@ -102,6 +102,17 @@ class OpenUplink:
         return self.link
 
 
+class ClosedUplink(OpenUplink):
+    """A substitute for an uplink that is always down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.link = None
+
+    async def wait_link(self) -> Link:
+        return await asyncio.get_running_loop().create_future()
+
+
 class Gate:
     """A forward and its clients."""
 
@@ -109,6 +120,9 @@ class Gate:
         self._targets = targets
         self.failed: list[HostPort] = []
         self.uplinks = [OpenUplink()]
+        self.closed_uplink = ClosedUplink()
+        self.unreachable: list[Server] = []
+        """The targets behind the closed uplink."""
         route = BackendRoute(
             tuple(self.uplinks), self.paths, lambda target_path: self.failed.append(target_path.target), 20
         )
@@ -126,7 +140,10 @@ class Gate:
         self.forward.review()
 
     def paths(self) -> list[TargetPath]:
-        identities = [TargetIdentity(each.endpoint, tuple(self.uplinks)) for each in self._targets]
+        identities = [
+            TargetIdentity(each.endpoint, (self.closed_uplink,) if each in self.unreachable else tuple(self.uplinks))
+            for each in self._targets
+        ]
         return [target_path for identity in identities for target_path in identity.paths()]
 
     def connect(self, *said: bytes, source: str = "127.0.0.1") -> socket.socket:
@@ -425,6 +442,20 @@ async def test_a_request_does_not_wait_for_a_target_for_new_clients() -> None:
         at.use()
         assert await answer(at.connect(request(server.name))) == b""
         assert server.seen[-1] == request(server.name)
+
+
+async def test_a_request_does_not_wait_for_the_tunnel_of_new_clients() -> None:
+    async with Server().listening() as one, Server(b"\0\0\0\2key2").listening() as other, gate([other]) as at:
+        await at.session()
+        at.unreachable = [one]
+        at.use(one)
+        waiting = at.connect(START)
+        assert await answer(at.connect(request(other.name))) == b""
+        assert other.seen == [START, request(other.name)]
+        at.forward.set_fail_fast(enabled=True)
+        assert await is_reset(waiting)
+        assert await answer(at.connect(request(other.name))) == b""
+        assert (other.accepted, one.accepted) == (3, 0)
 
 
 # Tests of clients that send SSLRequest before the cancel request.

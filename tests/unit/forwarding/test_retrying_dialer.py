@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from math import inf
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link
 from gateway.errors import DialError, FailureReason, LinkLostError
+from gateway.forwarding import better_path_watch
 from gateway.forwarding import retrying_dialer as dialer_module
 from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.pending_client import PendingClient
@@ -37,6 +38,8 @@ class Scripted(DirectLink):
         if self.outcome == "hangs":
             await asyncio.sleep(within)
             raise DialError(FailureReason.TIMEOUT, "no answer")
+        if self.outcome == "slow":
+            await asyncio.sleep(0.5)
         if self.outcome == "lost once":
             self.outcome = "joined"
             raise LinkLostError
@@ -91,6 +94,12 @@ class Paths:
         near.setblocking(False)
         with far, contextlib.closing(near):
             return await self.dialer.join(PendingClient(near), Histogram())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
 @contextlib.asynccontextmanager
@@ -154,13 +163,45 @@ async def test_a_client_waits_while_all_paths_are_closed_and_uses_the_first_that
 
 
 async def test_a_waiting_client_notices_that_another_target_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialer_module, "_RECHECK_INTERVAL", 0.05)
+    monkeypatch.setattr(dialer_module, "RECHECK_INTERVAL", 0.05)
     paths = Paths(None, Scripted())
     usable, paths.usable_paths = paths.usable_paths, paths.usable_paths[:1]
     async with waiting(paths) as client:
         assert not client.done()
         paths.usable_paths = usable
         assert (await client).target_path.uplink is paths.uplinks[1]
+
+
+@pytest.mark.parametrize("becomes", ["usable", "preferred"])
+async def test_a_dial_over_the_last_path_stops_when_another_path_becomes_better(
+    becomes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialer_module, "_NEXT_AFTER", 0.1)
+    monkeypatch.setattr(better_path_watch, "RECHECK_INTERVAL", 0.05)
+    other = Scripted("refused")
+    paths = Paths(Scripted("hangs"), None if becomes == "usable" else other, hold=15.0)
+    if becomes == "preferred":
+        paths.usable_paths.reverse()
+    async with waiting(paths) as client:
+        await until(lambda: paths.failed != [] or becomes == "usable")
+        if becomes == "preferred":
+            paths.usable_paths.reverse()
+        await asyncio.sleep(0.3)
+        assert not client.done()
+        other.outcome = "joined"
+        paths.uplinks[1].open(other)
+        if becomes == "preferred":
+            paths.usable_paths.reverse()
+        async with asyncio.timeout(10):
+            assert (await client).target_path.uplink is paths.uplinks[1]
+
+
+async def test_a_slow_dial_over_the_last_path_continues(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialer_module, "_NEXT_AFTER", 0.05)
+    monkeypatch.setattr(better_path_watch, "RECHECK_INTERVAL", 0.02)
+    paths = Paths(Scripted("refused"), Scripted("slow"))
+    assert (await paths.join()).target_path.uplink is paths.uplinks[1]
+    assert paths.failed == [paths.usable_paths[0]]
 
 
 async def test_the_error_is_permanent_only_if_every_path_is_prohibited() -> None:
