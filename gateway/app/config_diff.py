@@ -76,8 +76,8 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
         for name in common
         if old.backends[name] != new.backends[name]
         or reopened.intersection(new.backends[name].tunnels)
-        # If the section `docker` is added or removed, every backend changes: admission identifies containers only if
-        # this section exists.
+        # Adding or removing the section `docker` counts as a change of every backend, because the gateway identifies
+        # the containers of clients only if this section exists.
         or (old.docker is None) != (new.docker is None)
     }
     return ConfigDiff(

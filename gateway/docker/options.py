@@ -14,8 +14,8 @@ class NetworkOptions:
 
     Args:
         driver: The network driver. `auto` means an overlay in a swarm, and a bridge otherwise.
-        create: Whether to create the network when it is missing. In a swarm, the gateway on the leading manager
-            creates overlays.
+        create: Whether to create the network when it is missing. In a swarm, the gateway on the leader creates
+            overlays.
         attachable: Whether containers, in addition to services, may join an overlay.
         internal: Whether the network has no route to external networks, so that the network never becomes a
             container's default route. If false, containers that are on no other network reach external networks

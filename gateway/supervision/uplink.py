@@ -146,7 +146,7 @@ class Uplink:
 
         Client connections remain open, unless a VPN must reopen to use a changed file.
 
-        If the tunnel is not open, end a running attempt to open it, and try to open it immediately.
+        If the tunnel is not open, cancel any attempt in progress, and try again immediately.
         """
         if self.opened is not None:
             log.info("credentials of the tunnel have changed: reloading them", extra={"tunnel": self.name})

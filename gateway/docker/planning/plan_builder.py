@@ -95,7 +95,7 @@ class PlanBuilder:
         """Return the driver of a network that has the given options."""
         if options.driver != "auto":
             return options.driver
-        # Only the gateway on the leading manager creates overlays. It sees the services of all nodes, but not the
+        # Only the gateway on the swarm's leader creates overlays. It sees the services of all nodes, but not the
         # plain containers on other nodes, so it cannot create per-project networks for those containers. Therefore,
         # use overlays for per-project networks only with `docker.services`.
         overlay = self.observed.swarm.member and (options.per is None or self.options.services)

@@ -15,7 +15,7 @@ from gateway.docker.snapshot import NetworkInfo, SwarmService
 def update_services(builder: PlanBuilder) -> None:
     """Plan updates of services whose networks differ from the desired ones, and report the status of services.
 
-    Only the gateway on the swarm's leading manager plans updates, and only if `docker.services` is true.
+    Only the gateway on the swarm's leader plans updates, and only if `docker.services` is true.
     """
     if builder.observed.services_hidden:
         builder.warnings.append(
@@ -135,7 +135,7 @@ def _to_change(builder: PlanBuilder) -> tuple[AttachmentState, AttachmentObstacl
         )
         return AttachmentState.BLOCKED, AttachmentObstacle.SERVICES_OFF, message
     if not builder.observed.swarm.leader:
-        return AttachmentState.PENDING, None, "the agent on the swarm's leading manager adds the network"
+        return AttachmentState.PENDING, None, "the agent on the swarm's leader adds the network"
     return AttachmentState.PENDING, None, ""
 
 

@@ -78,7 +78,7 @@ def test_a_labeled_service_is_shown_even_if_it_is_not_managed() -> None:
     assert planned(service({"m1": MARK}), MESH).actions == ()
     other = planned(service(enable="true"), MESH, swarm=MANAGER, services=True)
     assert (other.actions, standing(other)) == ((), [("service jobs", "mesh", AttachmentState.PENDING, None)])
-    assert "leading manager" in other.attachments[0].message
+    assert "leader" in other.attachments[0].message
     assert standing(planned(service(), MESH)) == []
 
 
