@@ -10,11 +10,25 @@ from gateway.forwarding.target_path import TargetPath
 
 RECHECK_INTERVAL = 1.0
 """Interval, in seconds, at which a waiting or dialing client reads the paths of its route again."""
+_MIN_REMAINING = 1.0
+"""Minimum remaining time, in seconds, for the dials over the better paths."""
+
+
+class BetterPathError(DialError):
+    """A dial was stopped because another path is better.
+
+    Args:
+        target_path: The path of the stopped dial.
+    """
+
+    def __init__(self, target_path: TargetPath) -> None:
+        super().__init__(FailureReason.TIMEOUT, f"{target_path.target}: no answer, and another path is usable now")
+        self.target_path = target_path
 
 
 @contextlib.asynccontextmanager
 async def stop_if_another_path_is_better(
-    route: BackendRoute, dialed: Sequence[TargetPath], minimum: float
+    route: BackendRoute, dialed: Sequence[TargetPath], minimum: float, deadline: float
 ) -> AsyncIterator[None]:
     """Let the body dial the last of `dialed`. Cancel the body when the client has a better path.
 
@@ -24,9 +38,10 @@ async def stop_if_another_path_is_better(
         route: The route of the client.
         dialed: The usable paths, in the order in which the client dials them. The body dials the last one.
         minimum: Seconds after which the body can be cancelled.
+        deadline: Time of the event loop until which the client waits. Shortly before, the body is not cancelled.
 
     Raises:
-        DialError: The body was cancelled because another path is better.
+        BetterPathError: The body was cancelled because another path is better.
     """
     loop = asyncio.get_running_loop()
     preferred = dialed[0]
@@ -34,6 +49,8 @@ async def stop_if_another_path_is_better(
 
     def recheck() -> None:
         nonlocal preferred, timer
+        if loop.time() > deadline - _MIN_REMAINING:
+            return
         usable = [each for each in route.paths() if each.uplink.link is not None]
         before, preferred = preferred, usable[0] if usable else dialed[-1]
         if preferred not in (before, dialed[-1]) or not set(usable) <= set(dialed):
@@ -48,7 +65,6 @@ async def stop_if_another_path_is_better(
     except TimeoutError:
         if not limit.expired():
             raise
-        target = dialed[-1].target
-        raise DialError(FailureReason.TIMEOUT, f"{target}: no answer, and another path is usable now") from None
+        raise BetterPathError(dialed[-1]) from None
     finally:
         timer.cancel()

@@ -44,17 +44,18 @@ async def join_cancel_request(
     Raises:
         DialError: The target cannot be reached.
     """
-    chosen = default.identity if default is not None and default.identity in candidates else candidates[0]
-    uplink = chosen.open_uplink
-    if default is not None and chosen == default.identity and default.uplink.link is not None:
-        uplink = default.uplink
-    if uplink is None or uplink.link is None:
-        raise DialError(FailureReason.TUNNEL, f"the sessions of {chosen.target} have ended, because no path is open")
-    target_path = TargetPath(chosen, uplink)
-    copies = asyncio.gather(*(send_copy(request, each) for each in candidates if each != chosen))
+    paths = [target_path for each in candidates for target_path in each.paths()]
+    if default is not None and default.identity in candidates:
+        paths.insert(0, default)
+    chosen = next(((each, link) for each in paths if (link := each.uplink.link) is not None), None)
+    if chosen is None:
+        closed = ", ".join(str(each.target) for each in candidates)
+        raise DialError(FailureReason.TUNNEL, f"no path is open to the query's target ({closed})")
+    target_path, link = chosen
+    copies = asyncio.gather(*(send_copy(request, each) for each in candidates if each != target_path.identity))
     relay: Relay | None = None
     try:
-        relay = await dialer.join(client, uplink.link, target_path, latency, _DIAL_TIMEOUT)
+        relay = await dialer.join(client, link, target_path, latency, _DIAL_TIMEOUT)
         await copies
     except DialError:
         dialer.route.on_failure(target_path)

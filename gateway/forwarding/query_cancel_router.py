@@ -156,6 +156,8 @@ class QueryCancelRouter:
             # A session on this target is encrypted, so the target accepts encryption. Do not send the encryption
             # request: the target would log an error, because no TLS handshake follows.
             return b""
+        if target.link is None:
+            return b""
         loop = asyncio.get_running_loop()
         self._replies = {
             key: each for key, each in self._replies.items() if each.lock.locked() or each.is_fresh(loop.time())

@@ -11,7 +11,7 @@ from gateway.contracts.relay import Relay
 from gateway.contracts.tracing import DIAL, HOLD
 from gateway.errors import DialError, FailureReason, LinkLostError, TargetPathError
 from gateway.forwarding.backend_route import BackendRoute
-from gateway.forwarding.better_path_watch import RECHECK_INTERVAL, stop_if_another_path_is_better
+from gateway.forwarding.better_path_watch import RECHECK_INTERVAL, BetterPathError, stop_if_another_path_is_better
 from gateway.forwarding.cancel_request_sender import join_cancel_request
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.query_cancel_router import QueryCancelRouter
@@ -120,6 +120,7 @@ class RetryingDialer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.target_dialer.route.hold - client.waited
         pause = _FIRST_RETRY
+        stopped: TargetPath | None = None
         while True:
             dialer = self.target_dialer  # get the dialer after each wait, because a reload can replace it
             route = dialer.route
@@ -144,7 +145,12 @@ class RetryingDialer:
                     ) from None
                 continue
             try:
+                if stopped is not None:
+                    paths = sorted(paths, key=lambda each: each == stopped)
                 return await self._dial(client, dialer, paths, latency, deadline)
+            except BetterPathError as error:
+                stopped = error.target_path
+                continue
             except DialError as error:
                 permanent = isinstance(error, _PermanentDialError) or client.request is not None
                 if permanent or self.fail_fast or loop.time() + pause > deadline:
@@ -176,10 +182,13 @@ class RetryingDialer:
             within = max(deadline - asyncio.get_running_loop().time(), MIN_DIAL)
             try:
                 if target_path is dialed[-1]:
-                    async with stop_if_another_path_is_better(dialer.route, dialed, _NEXT_AFTER):
+                    async with stop_if_another_path_is_better(dialer.route, dialed, _NEXT_AFTER, deadline):
                         joined = await self._join_path(client, dialer, target_path, latency, within)
                 else:
                     joined = await self._join_path(client, dialer, target_path, latency, min(within, _NEXT_AFTER))
+            except BetterPathError:
+                dialer.route.on_failure(target_path)
+                raise
             except (DialError, LinkLostError) as error:
                 failures[target_path] = error
                 is_replaced = isinstance(error, LinkLostError) and dialer is not self.target_dialer
@@ -225,7 +234,7 @@ class RetryingDialer:
         """If the client sends a cancel request, connect the client to the right target. Otherwise, return None.
 
         If all sessions are on the target of `default`, do not read the request: a connection over `default` takes it
-        to the right target.
+        to the right target. Also return None while `default` and all targets of the request have no link.
         """
         cancels = self._cancels
         if cancels is None:
@@ -233,12 +242,14 @@ class RetryingDialer:
         target = default.identity if default is not None else None
         if client.request is None and not client.classified and cancels.has_sessions_elsewhere(target):
             client.request = await cancels.read_cancel_request(client.sock, client.watcher, target)
-            client.classified = target is not None
+            client.classified = target is not None and target.link is not None
         if client.request is None:
             return None
         candidates = cancels.targets_for(client.request, target)
         if not candidates:
             raise DialError(FailureReason.ROLE, _NO_PRIMARY)
+        if default is not None and default.uplink.link is None and all(each.link is None for each in candidates):
+            return None
         return DialResult(*await join_cancel_request(client, client.request, dialer, latency, candidates, default))
 
     async def _wait_link(self, uplinks: Collection[LinkProvider], within: float | None) -> None:

@@ -102,15 +102,21 @@ class OpenUplink:
         return self.link
 
 
-class ClosedUplink(OpenUplink):
-    """A substitute for an uplink that is always down."""
+class InitiallyClosedUplink(OpenUplink):
+    """A substitute for an uplink that is down until `open` is called."""
 
     def __init__(self) -> None:
         super().__init__()
         self.link = None
+        self._opened = asyncio.Event()
+
+    def open(self) -> None:
+        self.link = DirectLink()
+        self._opened.set()
 
     async def wait_link(self) -> Link:
-        return await asyncio.get_running_loop().create_future()
+        await self._opened.wait()
+        return await super().wait_link()
 
 
 class Gate:
@@ -120,9 +126,9 @@ class Gate:
         self._targets = targets
         self.failed: list[HostPort] = []
         self.uplinks = [OpenUplink()]
-        self.closed_uplink = ClosedUplink()
+        self.other_uplink = InitiallyClosedUplink()
         self.unreachable: list[Server] = []
-        """The targets behind the closed uplink."""
+        """The targets behind `other_uplink`."""
         route = BackendRoute(
             tuple(self.uplinks), self.paths, lambda target_path: self.failed.append(target_path.target), 20
         )
@@ -141,7 +147,7 @@ class Gate:
 
     def paths(self) -> list[TargetPath]:
         identities = [
-            TargetIdentity(each.endpoint, (self.closed_uplink,) if each in self.unreachable else tuple(self.uplinks))
+            TargetIdentity(each.endpoint, (self.other_uplink,) if each in self.unreachable else tuple(self.uplinks))
             for each in self._targets
         ]
         return [target_path for identity in identities for target_path in identity.paths()]
@@ -458,7 +464,37 @@ async def test_a_request_does_not_wait_for_the_tunnel_of_new_clients() -> None:
         assert (other.accepted, one.accepted) == (3, 0)
 
 
+async def test_a_request_is_sent_to_the_reachable_targets_if_that_of_new_clients_is_unreachable() -> None:
+    async with (
+        Server(answer=b"S").listening() as one,
+        Server(answer=b"S").listening() as other,
+        gate([one]) as at,
+    ):
+        await at.session(SSL)
+        at.unreachable = [other]
+        at.other_uplink.open()
+        at.use(other)
+        await at.session(SSL)
+        at.other_uplink.link = None
+        assert await answer(at.connect(request(one.name))) == b""
+        assert one.seen[-1] == request(one.name)
+
+
 # Tests of clients that send SSLRequest before the cancel request.
+
+
+async def test_reads_the_request_after_the_tunnel_of_new_clients_has_opened() -> None:
+    async with Server().listening() as one, Server(b"\0\0\0\2key2").listening() as other, gate([other]) as at:
+        await at.session()
+        at.unreachable = [one]
+        at.use(one)
+        cancelling = at.connect(SSL)
+        await asyncio.sleep(0.3)
+        at.other_uplink.open()
+        assert await answer(cancelling) == b"N"
+        cancelling.sendall(request(other.name))
+        assert await answer(cancelling) == b""
+        assert other.seen == [START, request(other.name)]
 
 
 async def test_reads_the_request_after_refusing_encryption_for_a_server_without_tls(

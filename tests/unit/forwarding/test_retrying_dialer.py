@@ -189,11 +189,23 @@ async def test_a_dial_over_the_last_path_stops_when_another_path_becomes_better(
         await asyncio.sleep(0.3)
         assert not client.done()
         other.outcome = "joined"
+        paths.dialer.set_fail_fast(enabled=True)  # A client for which another path is better continues nevertheless.
         paths.uplinks[1].open(other)
         if becomes == "preferred":
             paths.usable_paths.reverse()
         async with asyncio.timeout(10):
             assert (await client).target_path.uplink is paths.uplinks[1]
+        # The client did not dial the path of the stopped dial again.
+        assert paths.failed.count(TargetPath(paths.usable_paths[0].identity, paths.uplinks[0])) == 1
+
+
+async def test_a_dial_is_not_stopped_shortly_before_the_end_of_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialer_module, "_NEXT_AFTER", 0.05)
+    monkeypatch.setattr(better_path_watch, "RECHECK_INTERVAL", 0.02)
+    paths = Paths(Scripted("slow"), None, hold=0.9)
+    async with waiting(paths) as client:
+        paths.uplinks[1].open(Scripted("hangs"))
+        assert (await client).target_path.uplink is paths.uplinks[0]
 
 
 async def test_a_slow_dial_over_the_last_path_continues(monkeypatch: pytest.MonkeyPatch) -> None:
