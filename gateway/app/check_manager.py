@@ -99,4 +99,5 @@ async def wait_first_results(backends: Callable[[], Iterable[RunningBackend]]) -
         # Wait for this check only briefly, and then repeat the loop. In the meantime, a reload can replace the check,
         # or a check over another path can finish.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(waiting[0].checks[0].first_result.wait(), _FIRST_RESULT_POLL)
+            async with asyncio.timeout(_FIRST_RESULT_POLL):
+                await waiting[0].checks[0].first_result.wait()

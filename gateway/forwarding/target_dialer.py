@@ -139,7 +139,8 @@ class TargetDialer:
             slots = self._slots[target_path] = asyncio.Semaphore(_DIALS_PER_PATH)
         if slots.locked():
             try:
-                await asyncio.wait_for(slots.acquire(), deadline - time.monotonic())
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await slots.acquire()
             except TimeoutError:
                 raise DialError(FailureReason.TIMEOUT, f"{target}: too many concurrent dials") from None
         else:

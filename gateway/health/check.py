@@ -279,4 +279,5 @@ class Check:
         while not self._immediate and (left := earliest - time.monotonic()) > 0:
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._wake.wait()

@@ -142,4 +142,5 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
     """Wait until an event occurs; at most for a number of seconds."""
     if seconds > 0:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(event.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await event.wait()
