@@ -177,13 +177,18 @@ class ChildProcess:
         self._reap()
 
     async def stop(self) -> None:
-        """Send SIGTERM to the process group. When the program has exited, or after 3 seconds, kill the group."""
-        if self.exit_code is None:
-            self.was_stopped = True
-            self._signal(signal.SIGTERM)
-            await self.exits_within(_TERMINATE_TIMEOUT)
-        # Other processes in the group, which the program has started, may still run.
-        self.kill()
+        """Send SIGTERM to the process group. When the program has exited, or after 3 seconds, kill the group.
+
+        If this method is cancelled, kill the group immediately.
+        """
+        try:
+            if self.exit_code is None:
+                self.was_stopped = True
+                self._signal(signal.SIGTERM)
+                await self.exits_within(_TERMINATE_TIMEOUT)
+        finally:
+            # Other processes in the group, which the program has started, may still run.
+            self.kill()
         await asyncio.wait({self._exit})
         self._reader.cancel()
         await asyncio.wait({self._reader})

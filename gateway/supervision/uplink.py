@@ -203,16 +203,18 @@ class Uplink:
         """Open the tunnel, and wait until it is lost; see `_keep_open`.
 
         An attempt to open a VPN can take minutes, and does not use files that change in the meantime. Therefore, a
-        request to reconnect or to retry ends the attempt.
+        request to reconnect or to retry cancels an attempt that has not opened the tunnel yet. A request does not
+        interrupt the close of a tunnel that was open.
 
         Raises:
             TargetPathError: The tunnel cannot be opened.
         """
         attempt = asyncio.create_task(self._keep_open(via, ready), name=f"attempt to open the tunnel {self.name}")
         requested = asyncio.ensure_future(self._retry_now.wait())
+        connects = self.connects
         try:
             await asyncio.wait({attempt, requested}, return_when=asyncio.FIRST_COMPLETED)
-            if self.opened is not None or attempt.done():
+            if self.connects != connects or attempt.done():
                 return await attempt
             raise TunnelError(FailureReason.RESET, "reconnect requested")
         finally:

@@ -125,9 +125,11 @@ class OpenVpnProcess:
     async def stop(self) -> None:
         """Stop the child process, and close its management interface."""
         self._management.send("signal SIGTERM")
-        if self._child is not None:
-            await self._child.stop()
-        await self._management.close()
+        try:
+            if self._child is not None:
+                await self._child.stop()
+        finally:
+            await self._management.close()
 
     def _on_output(self, line: str) -> None:
         log.debug("openvpn: %s", line)

@@ -147,6 +147,20 @@ async def test_processes_that_a_program_has_started_end_with_it(children: Tunnel
         await asyncio.sleep(0.02)
 
 
+async def test_a_cancelled_stop_kills_the_program(children: TunnelProcesses) -> None:
+    stream = await shell(children, "trap '' TERM; echo; sleep 1000 & wait; sleep 1000")
+    await stream.read()
+    stopping = asyncio.create_task(stream.child.stop())
+    await asyncio.sleep(0.1)
+    assert is_running(stream.child.pid)
+    stopping.cancel()
+    await asyncio.wait({stopping})
+    assert stopping.cancelled()
+    while is_running(stream.child.pid):
+        await asyncio.sleep(0.02)
+    stream.abort()
+
+
 async def test_no_signal_is_sent_after_the_process_id_is_released(
     children: TunnelProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:

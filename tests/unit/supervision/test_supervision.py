@@ -132,6 +132,31 @@ async def test_a_request_ends_an_attempt_that_takes_long(ask: Callable[[Uplink],
         assert uplink.failures == {FailureReason.RESET: 1}
 
 
+@pytest.mark.parametrize("ask", [Uplink.reconnect, Uplink.renew, Uplink.retry])
+async def test_a_request_does_not_interrupt_the_close_of_a_lost_tunnel(ask: Callable[[Uplink], None]) -> None:
+    links, closing, steps = [Losing(), Losing()], asyncio.Event(), list[str]()
+
+    class Slow(Flaky):
+        @contextlib.asynccontextmanager
+        async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[TunnelOpenResult]:
+            steps.append("open")
+            async with super().open(via, progress) as opened:
+                yield opened
+            closing.set()
+            await asyncio.sleep(0.1)
+            steps.append("closed")
+
+    uplink = Uplink("t", Slow(*links))
+    async with supervise() as components:
+        components.start("t", uplink)
+        await until(lambda: uplink.link is links[0])
+        links[0].end.set()
+        await closing.wait()
+        ask(uplink)
+        await until(lambda: uplink.link is links[1])
+        assert steps == ["open", "closed", "open"]
+
+
 async def test_an_attempt_ends_with_its_uplink() -> None:
     tunnel = Endless(Losing())
     uplink = Uplink("t", tunnel)
