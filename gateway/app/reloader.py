@@ -233,6 +233,7 @@ class Reloader:
             restrict_sockets(config, listeners)
             diff = self._apply_to(runtime, docker, config, listeners)
             open_sockets(config, listeners)
+            self._passed.warn_unused(listeners)
             if config.log != self.config.log:
                 logging_setup.configure(config.log.level, config.log.format)
             previous_advice, self.advice = self.advice, setting_warnings(config)

@@ -1,5 +1,6 @@
 """Finds bind-mounted files that were replaced on the host. The container still reads the old files."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def find_stale_files(files: Iterable[Path]) -> list[str]:
     Blocks while it resolves symbolic links and reads the mount table.
     """
     try:
-        return stale_files([each.resolve() for each in files], MOUNTS.read_text(errors="surrogateescape"))
+        # Before Python 3.13, `Path.resolve` raises RuntimeError for a symbolic link to itself.
+        resolved = [Path(os.path.realpath(each)) for each in files]
+        return stale_files(resolved, MOUNTS.read_text(errors="surrogateescape"))
     except OSError:  # the system is not Linux, or does not permit reading /proc
         return []

@@ -4,11 +4,13 @@ A backend keeps its port forever, because the Docker volume contains the port an
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from gateway.atomic_file import replace_file
 from gateway.config import Config
+from gateway.config.consistency_validation import conflict
 from gateway.contracts.config_types import HostPort
 from gateway.errors import GatewayError
 
@@ -25,8 +27,9 @@ def with_ports(config: Config, *, record: bool = True) -> Config:
         record: Whether to write newly assigned ports to `state_dir`.
 
     Raises:
-        GatewayError: `ports.json` cannot be read or written, or no port is free. Without this file, the gateway might
-            assign a port that another backend's volume already uses.
+        GatewayError: `ports.json` cannot be read or written, no port is free, or a recorded port is now the port of a
+            configured listener. Without this file, the gateway might assign a port that another backend's volume
+            already uses.
     """
     unassigned = [
         name
@@ -37,10 +40,14 @@ def with_ports(config: Config, *, record: bool = True) -> Config:
         return config
     path = config.gateway.state_dir / FILE
     ports = _read(path)
-    taken = {*ports.values(), *(each.port for spec in config.backends.values() for each in spec.listen
-                                if not each.is_unix)}  # fmt: skip
+    configured = {
+        listener: f"backend {name}" for name, spec in config.backends.items() for listener in spec.listen
+    } | {each: "ops" for each in (config.ops.listen, config.ops.probe_listen) if each is not None}
+    taken = {*ports.values(), *(each.port for each in configured if not each.is_unix)}
     for name in unassigned:
-        if name not in ports:
+        if name in ports:
+            _check_port(name, HostPort(_LOOPBACK, ports[name]), configured, path)
+        else:
             port = next((port for port in range(_FIRST, _LAST) if port not in taken), None)
             if port is None:
                 raise GatewayError(f"no port from {_FIRST} to {_LAST - 1} is free: set listen for backend {name}")
@@ -53,6 +60,15 @@ def with_ports(config: Config, *, record: bool = True) -> Config:
         for name, spec in config.backends.items()
     }
     return replace(config, backends=listening)
+
+
+def _check_port(name: str, recorded: HostPort, configured: Mapping[HostPort, str], path: Path) -> None:
+    for listener, owner in configured.items():
+        if conflict(recorded, listener):
+            raise GatewayError(
+                f"{owner} listens on {listener}, but the volume of backend {name} uses port {recorded.port}"
+                f" (see {path}): choose another port for {owner}"
+            )
 
 
 def _read(path: Path) -> dict[str, int]:

@@ -126,17 +126,34 @@ class Listener:
     def close(self) -> None:
         """Close the sockets, and remove the file of a unix socket that this process bound.
 
-        The kernel then refuses new connections.
+        The kernel then refuses new connections. If the file cannot be removed, log the error.
         """
         self._end_delegation()
+        self._remove_file()
         for sock in self._sockets:
             if sock.fileno() >= 0 and self._on_accept is not None:
                 poller().remove(sock.fileno())
             sock.close()
         self._on_accept = None
-        if self.address.is_unix and self._bound_here:
-            Path(self.address.host).unlink(missing_ok=True)
-        self._sockets, self._file = [], None
+        self._sockets = []
+
+    def _remove_file(self) -> None:
+        """Remove the file of a unix socket, but not a file that has replaced it.
+
+        Call this method before closing the socket. While the socket is open, no other file can get its inode number.
+        """
+        bound, self._file = self._file, None
+        if bound is None:
+            return
+        path = Path(self.address.host)
+        try:
+            if os.path.samestat(path.lstat(), bound):
+                path.unlink()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            extra = {"listener": str(self.address), "detail": error.strerror}
+            log.error("cannot remove the file of a unix socket", extra=extra)
 
     def _register(self, sock: socket.socket) -> None:
         if sock.fileno() < 0 or self._on_accept is None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gateway.app.stale_bind_mounts import stale_files
+from gateway.app.stale_bind_mounts import find_stale_files, stale_files
 
 MOUNTS = """\
 22 1 0:20 / / rw - overlay overlay rw
@@ -35,3 +35,9 @@ def test_files_shared_with_the_host_are_not_reported() -> None:
         == []
     )
     assert stale_files([Path("/x")], "") == []
+
+
+def test_a_symbolic_link_to_itself_is_no_error(tmp_path: Path) -> None:
+    loop = tmp_path / "known_hosts"
+    loop.symlink_to(loop)
+    assert find_stale_files([loop]) == []

@@ -73,6 +73,41 @@ def test_set_mode_changes_only_the_bound_socket(tmp_path: Path, caplog: pytest.L
     listener.close()
 
 
+@pytest.mark.parametrize("what", ["link", "file", "socket", "directory"])
+def test_close_does_not_remove_a_file_that_has_replaced_the_socket(tmp_path: Path, what: str) -> None:
+    path, other = tmp_path / "listen.sock", socket.socket(socket.AF_UNIX)
+    listener = Listener(unix_host_port(path))
+    path.unlink()
+    if what == "link":
+        path.symlink_to(tmp_path / "elsewhere")
+    elif what == "socket":
+        other.bind(str(path))
+    elif what == "file":
+        path.touch()
+    else:
+        path.mkdir()
+    listener.close()
+    assert path.lstat()
+    other.close()
+
+
+def test_close_continues_if_the_file_cannot_be_removed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "listen.sock"
+    listener = Listener(unix_host_port(path))
+    (sock,) = listener.sockets
+
+    def refuse(_: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refuse)
+        listener.close()
+    assert sock.fileno() == -1
+    assert "cannot remove the file of a unix socket" in caplog.text
+
+
 def test_set_mode_only_acts_on_changes(tmp_path: Path) -> None:
     path = tmp_path / "listen.sock"
     listener = Listener(unix_host_port(path))

@@ -62,6 +62,11 @@ def test_the_port_of_a_volume_is_stable(tmp_path: Path) -> None:
     taken = "a=tcp://b:1?listen=127.0.0.1:20492"
     third = "third=nfs://nas3:2049/x?volume.name=third"
     assert [spec.port for spec in volumes(config(tmp_path, taken, third))] == [20493]
+    with pytest.raises(
+        GatewayError, match=r"backend b listens on 0\.0\.0\.0:20490, but the volume of backend media uses"
+    ):
+        config(tmp_path, MEDIA, "b=tcp://b:1?listen=0.0.0.0:20490")
+    assert [spec.port for spec in volumes(config(tmp_path, f"{MEDIA}&listen=127.0.0.1:20490"))] == [20490]
     (tmp_path / "ports.json").write_text("{")
     with pytest.raises(GatewayError, match="repair the file"):
         config(tmp_path, MEDIA)
