@@ -567,6 +567,8 @@ def test_apps_with_labels_on_a_swarm(site: ImageTestSite) -> None:
         stack.callback(engine.docker, "swarm", "leave", "--force")
         for name in ("tunnel_key", "known_hosts", "orders_check"):
             engine.docker("secret", "create", name, str(folder / "secrets" / name))
+        (folder / "gateway_peers").write_text("ab" * 32)
+        engine.docker("secret", "create", "gateway_peers", str(folder / "gateway_peers"))
         environment = {**os.environ, **site.variables("labels"), "APP_IMAGE": "busybox"}
         done = subprocess.run(
             ["docker", "-H", engine.url, "stack", "deploy", "-c", "stack.yaml", "site"], cwd=folder, env=environment,
@@ -590,6 +592,9 @@ def test_apps_with_labels_on_a_swarm(site: ImageTestSite) -> None:
         (gateway,) = engine.docker("ps", "-q", "--filter", "name=site_gateway").stdout.split()
         reported = engine.docker("exec", gateway, "gateway", "status", "-o", "json").stdout
         assert json.loads(reported)["instance"] == node
+        attachments = json.loads(reported)["docker"]["attachments"]
+        assert attachments
+        assert [each for each in attachments if each["state"] == "drifted"] == []  # The service has all aliases.
         assert json.loads(reported)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
 
 
