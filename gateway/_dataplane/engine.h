@@ -217,8 +217,10 @@ struct observer {
 
 /* The time at which a socket stopped accepting data. A zeroed struct means that the socket accepts data. */
 struct stall {
-    uint64_t since; /* when the socket stopped accepting data; 0: it accepts data, or is a unix socket */
-    bool suspended; /* whether TCP_USER_TIMEOUT of the socket is disabled */
+    uint64_t since; /* when the send buffer was full, or when a scan found acknowledged data; 0: the socket accepts
+                     * data, or is a unix socket */
+    uint64_t acknowledged; /* number of bytes that the remote end had acknowledged at the last scan */
+    bool suspended;        /* whether TCP_USER_TIMEOUT of the socket is disabled */
 };
 
 /* A pipe(2) for splice(2), which holds bulk data on its way from one socket to another. */

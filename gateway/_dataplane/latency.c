@@ -77,22 +77,17 @@ void set_user_timeout(int fd, uint32_t milliseconds)
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &milliseconds, sizeof milliseconds);
 }
 
-/* Return the number of nanoseconds since the last acknowledgment from the remote end; 0 if the kernel does not report
- * the time. */
-static uint64_t since_acknowledgment(int fd)
-{
-    struct tcp_info info = {0};
-    socklen_t size = sizeof info;
-
-    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
-        return 0;
-    return info.tcpi_last_ack_recv * (SECOND / 1000);
-}
-
 static void schedule_stall_scan(struct engine *e)
 {
     if (!e->stall_scan_due)
         e->stall_scan_due = clock_ns() + STALL_SCAN_INTERVAL;
+}
+
+static void restore_user_timeout(struct engine *e, struct stall *s, int fd)
+{
+    if (s->suspended)
+        set_user_timeout(fd, e->user_timeout);
+    s->suspended = false;
 }
 
 /* Record that the send buffer of a TCP socket is full (`stalled` is true), or that the socket accepts data again. */
@@ -100,8 +95,7 @@ void stall_set(struct engine *e, struct stall *s, int fd, bool stalled)
 {
     if (stalled)
         schedule_stall_scan(e);
-    else if (s->suspended)
-        set_user_timeout(fd, e->user_timeout);
+    restore_user_timeout(e, s, fd);
     *s = (struct stall){.since = stalled ? clock_ns() : 0};
 }
 
@@ -112,10 +106,22 @@ void stall_set(struct engine *e, struct stall *s, int fd, bool stalled)
  */
 static void check_stalled(struct engine *e, struct stall *s, int fd, uint64_t now)
 {
+    struct tcp_info info = {0};
+    socklen_t size = sizeof info;
+
     if (!s->since)
         return;
     schedule_stall_scan(e);
-    if (!s->suspended && now - s->since >= STALLED_AFTER && since_acknowledgment(fd) < now - s->since - ACK_MARGIN) {
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
+        return;
+    if (info.tcpi_bytes_acked != s->acknowledged) {
+        restore_user_timeout(e, s, fd);
+        s->since = now;
+        s->acknowledged = info.tcpi_bytes_acked;
+        return;
+    }
+    if (!s->suspended && now - s->since >= STALLED_AFTER
+        && info.tcpi_last_ack_recv * (SECOND / 1000) < now - s->since - ACK_MARGIN) {
         s->suspended = true;
         set_user_timeout(fd, 0);
     }

@@ -280,6 +280,41 @@ async def test_a_client_that_pauses_longer_than_the_user_timeout_loses_nothing(
         relay.abort(CloseReason.ABORTED)
 
 
+async def test_the_user_timeout_is_suspended_only_while_the_peer_acknowledges_no_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, seconds in (("_SCAN_INTERVAL", 0.1), ("_STALLED_AFTER", 0.8), ("_ACK_MARGIN", 0.1)):
+        monkeypatch.setattr(tcp_user_timeout_suspender, name, seconds)
+    near, far = await pair()
+    suspender = tcp_user_timeout_suspender.user_timeout_suspender()
+
+    def user_timeout() -> int:
+        return near.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+
+    def fill() -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                near.send(bytes(1 << 20))
+
+    with near, far:
+        fill()
+        suspender.mark_blocked(near.fileno())
+        for _ in range(30):  # The peer reads slowly, and the send buffer is full the whole time.
+            far.recv(1 << 18)
+            await asyncio.sleep(0.1)
+            fill()
+            assert user_timeout() == sockets.USER_TIMEOUT_MS
+        async with asyncio.timeout(20):
+            while user_timeout():
+                await asyncio.sleep(0.05)
+        async with asyncio.timeout(20):
+            while not user_timeout():
+                with contextlib.suppress(BlockingIOError):
+                    far.recv(1 << 18)
+                await asyncio.sleep(0.05)
+        suspender.mark_progress(near.fileno())
+
+
 @pytest.mark.parametrize("loop", ["own", "asyncio's"])
 def test_data_that_a_unix_client_sends_before_its_close_arrives(make: Maker, loop: str) -> None:
     """If the client closes its unix socket, epoll(7) reports EPOLLHUP immediately, even if data is still unread."""
