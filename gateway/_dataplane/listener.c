@@ -136,6 +136,12 @@ static bool allowed(const struct listener *l, const struct sockaddr_storage *fro
     const void *address = is_six ? (const void *)&six->sin6_addr : &four->sin_addr;
     struct network each;
 
+    /* A socket for both IP versions, such as one that systemd has bound, reports IPv4-mapped IPv6 addresses. */
+    if (is_six && IN6_IS_ADDR_V4MAPPED(&six->sin6_addr)) {
+        is_six = false;
+        address = &six->sin6_addr.s6_addr[12];
+    }
+
     for (uint32_t at = 0; at < l->setup->network_count; at++) {
         memcpy(&each, l->networks + at * sizeof each, sizeof each);
         if (contains(&each, address, is_six ? 16 : 4))

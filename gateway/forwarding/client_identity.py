@@ -1,5 +1,6 @@
 """Identifies clients: their source (an address or a unix socket), and their consumer (a container or application)."""
 
+import ipaddress
 import socket
 from dataclasses import dataclass
 from typing import Protocol
@@ -62,7 +63,12 @@ class ClientSourceAddress:
             name = client.getpeername()
         except OSError:
             return None
-        return cls(name[0].partition("%")[0], name[1])
+        address, port = name[0].partition("%")[0], name[1]
+        if client.family == socket.AF_INET6:
+            # A socket for both IP versions, such as one that systemd has bound, reports IPv4 addresses as IPv4-mapped
+            # IPv6 addresses (RFC 4291, section 2.5.5.2).
+            address = str(ipaddress.IPv6Address(address).ipv4_mapped or address)
+        return cls(address, port)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
@@ -219,13 +218,11 @@ class RetryingDialer:
     async def _dial_once(
         self, client: PendingClient, dialer: TargetDialer, target_path: TargetPath, latency: Histogram, within: float
     ) -> DialResult:
-        started = time.perf_counter()
         login = self._cancels.cancel_key_tap() if self._cancels else None
         tap = login or (self._make_tap(latency.observe) if self._make_tap else None)
         if target_path.uplink.link is None:
             raise LinkLostError
         relay = await dialer.join(client, target_path.uplink.link, target_path, latency, within, tap)
-        target_path.uplink.channel_open.observe(time.perf_counter() - started)
         return DialResult(target_path, relay, login)
 
     async def _join_if_cancel(

@@ -146,14 +146,17 @@ class TargetDialer:
         else:
             await slots.acquire()
         client.enter(CHANNEL)
+        started = time.perf_counter()
         try:
-            return await retry_dial(
+            relay = await retry_dial(
                 lambda left: client.join(link, target, latency, left, tap),
                 lambda: self.record_abandoned(target_path),
                 max(deadline - time.monotonic(), MIN_DIAL),
             )
         finally:
             slots.release()
+        target_path.uplink.channel_open.observe(time.perf_counter() - started)
+        return relay
 
     def record_end(self, target_path: TargetPath, relay: Relay, began: float) -> None:
         """Update the handshake budget of a path after a client's connection has ended.

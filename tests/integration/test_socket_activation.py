@@ -69,12 +69,46 @@ def test_a_client_that_connects_before_the_gateway_starts_waits_and_is_served(
         # gateway uses this socket again.
         configure(unix)
         assert gateway.command("reload").returncode == 0
+        gateway.wait(lambda: f"no backend listens on {tcp}" in gateway.log)
         waiting = threads.submit(echo, socket.AF_INET, listener)
         time.sleep(0.5)
         assert not waiting.done()
         configure(tcp, unix)
         assert gateway.command("reload").returncode == 0
         assert waiting.result(60) == b"hello"
+
+
+@pytest.mark.parametrize(("allowed", "answer"), [("127.0.0.0/8", b"hello"), ("192.0.2.0/24", b"")])
+def test_rules_for_ipv4_addresses_apply_to_ipv4_clients_of_a_socket_for_both_versions(
+    gateway: Gateway, allowed: str, answer: bytes
+) -> None:
+    need(find("systemd-socket-activate") is not None, "systemd-socket-activate (package systemd)")
+    listener = ("127.0.0.1", free_port())
+    with serving(echoing) as port:
+        gateway.write(f"""
+            backends:
+              echo:
+                kind: tcp
+                targets: ["127.0.0.1:{port}"]
+                listen: "[::]:{listener[1]}"
+                allow: [{allowed}]
+        """)
+        gateway.wrapper = ["systemd-socket-activate", "-E", f"PYTHONPATH={PYTHON_PATH}", "-l", f"[::]:{listener[1]}"]
+        with ThreadPoolExecutor() as threads:
+            early = threads.submit(first_reply, listener)
+            gateway.start()
+            assert early.result(60) == answer
+        # The native engine accepts later clients, if it is installed.
+        gateway.wait(lambda: gateway.status()["backends"]["echo"]["state"] == "up")
+        assert first_reply(listener) == answer
+
+
+def first_reply(address: tuple[str, int]) -> bytes:
+    """Return the response; empty if the gateway resets the connection."""
+    try:
+        return echo(socket.AF_INET, address)
+    except ConnectionError:
+        return b""
 
 
 def test_a_listener_on_a_bridge_serves_clients_after_the_bridge_is_created() -> None:
