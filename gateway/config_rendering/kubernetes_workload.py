@@ -24,6 +24,11 @@ _GRACE = 15
 """Seconds by which `terminationGracePeriodSeconds` exceeds the sum of `shutdown.delay` and `shutdown.drain`.
 The gateway can thus exit before Kubernetes kills the pod."""
 _LOW_PORTS = {"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}
+_ON_EVERY_NODE = {
+    "hostNetwork": True,
+    "dnsPolicy": "ClusterFirstWithHostNet",
+    "tolerations": [{"operator": "Exists"}],
+}
 _RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -34,8 +39,8 @@ _RESTRICTED = {
 def kubernetes(config: Config, text: str, name: str, image: str, *, podman: bool = False) -> str:
     """Return the manifests as YAML: a ConfigMap, a workload, and Services or volumes for clients.
 
-    For backends that the kernel mounts, such as NFS, the workload is a DaemonSet with `hostNetwork`, and each volume
-    has a PersistentVolume and a PersistentVolumeClaim.
+    For backends that the kernel mounts, such as NFS, the workload is a DaemonSet with `hostNetwork` on all nodes,
+    including nodes with taints, and each volume has a PersistentVolume and a PersistentVolumeClaim.
 
     For other backends, the workload is a Deployment, and each backend that listens on a port has a Service.
 
@@ -129,7 +134,7 @@ def _pod(config: Config, name: str, image: str, *, on_nodes: bool) -> dict[str, 
         "startupProbe": _probe("/startupz", periodSeconds=1, failureThreshold=120),
         "livenessProbe": _probe("/livez", periodSeconds=10),
         "readinessProbe": _probe("/readyz", periodSeconds=5, failureThreshold=1),
-        "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}},
+        "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}, "limits": {"memory": "2Gi"}},
         "securityContext": _RESTRICTED,
         "volumeMounts": [
             {"name": "config", "mountPath": "/etc/gateway", "readOnly": True},
@@ -138,7 +143,7 @@ def _pod(config: Config, name: str, image: str, *, on_nodes: bool) -> dict[str, 
         ],
     }
     return {
-        **({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if on_nodes else {}),
+        **(_ON_EVERY_NODE if on_nodes else {}),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": int(stop) + _GRACE,

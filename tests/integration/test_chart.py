@@ -191,8 +191,18 @@ def test_the_network_policy_permits_the_port_of_checks_over_http(helms: dict[str
         assert [each["port"] for each in rule["ports"]] == [5433, 8008]
 
 
-def test_the_network_policy_permits_the_networks_of_a_program_s_servers(helms: dict[str, Path]) -> None:
-    tunnel = 'config.tunnels.cloud={"kind":"command","mode":"stdio","command":["/opt/connect","{host}","{port}"]}'
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "command", "mode": "stdio", "command": ["/opt/connect", "{host}", "{port}"]},
+        {"kind": "ssh", "host": "203.0.113.9", "user": "u", "proxy_command": ["/opt/connect", "{host}"]},
+    ],
+    ids=["command", "proxy_command"],
+)
+def test_the_network_policy_permits_the_networks_of_a_program_s_servers(
+    helms: dict[str, Path], options: dict[str, Any]
+) -> None:
+    tunnel = f"config.tunnels.cloud={json.dumps(options)}"
     arguments = ("--set", "networkPolicy.enabled=true,networkPolicy.restrictEgress=true", "--set-json", tunnel)
     for binary in helms.values():
         done = helm(binary, "template", "site", str(CHART), "-f", f"{CHART}/ci/deployment-values.yaml", *arguments)
@@ -346,6 +356,8 @@ WRONG = {
         ["--set", "mode=daemonset,ops.port=90"],
         "ops.port: a pod in the node's network",
     ),
+    "probes on loopback": (["--set", "ops.address=127.0.0.1"], "the kubelet cannot reach"),
+    "a state folder": (["--set", "config.gateway.state_dir=/data"], "remove this key"),
     "vpn beside an app": (["--set", "mode=sidecar,vpn.enabled=true"], "vpn.enabled needs mode deployment"),
 }
 
