@@ -9,17 +9,13 @@
 
 static void set_mask(struct channel *c, uint32_t mask)
 {
-    bool waits = mask & EPOLLOUT, waited = c->mask & EPOLLOUT;
     struct epoll_event event = {.events = mask, .data.ptr = &c->source};
 
-    if (!c->is_unix && waits != waited)
-        stall_set(c->engine, &c->stall, c->fd, waits);
     /* `epoll_ctl` fails only if the kernel has no memory left. The client is then reset. */
     int operation = !mask ? EPOLL_CTL_DEL : c->mask ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
 
     if (epoll_ctl(c->engine->epoll, operation, c->fd, &event) < 0) {
         c->mask = 0;
-        c->stall.since = 0;
         ending_abort(c, CLOSE_ABORTED);
         return;
     }
@@ -52,6 +48,7 @@ void client_unregister(struct channel *c)
 {
     if (c->mask)
         set_mask(c, 0);
+    stall_end(c->engine, &c->stall, c->fd);
 }
 
 /* Connect a client to an open channel. The native engine owns the client's descriptor from now on. */

@@ -145,6 +145,8 @@ static void deliver(struct channel *c)
                        c->engine->pieces[at].size);
     if (c->attached && !c->held.size && !c->client_broken && !c->ended) {
         gauge_set(&c->gauge->last_active, now);
+        if (!c->is_unix)
+            stall_watch(c->engine, &c->stall);
         if (c->request_time)
             record_latency(c, now);
         rest = send_pieces(c, &skip, &total);
@@ -177,6 +179,8 @@ void client_flush(struct channel *c)
     ssize_t sent;
 
     count_offered(c, offered);
+    if (!c->is_unix)
+        stall_watch(c->engine, &c->stall);
     sent = chunks_send(&c->held, c->fd);
     count_sent(c, offered, sent);
 

@@ -99,7 +99,7 @@ static void proceed(struct dial *d, int error)
     else
         works = !error && !is_self_connected(d->fd, &d->pending.listener->setup->address) && join(d);
     if (!works) {
-        pending_failed(&d->pending, !error);
+        pending_failed(&d->pending, !error || error == EINPROGRESS);
         dial_close(d);
     }
 }

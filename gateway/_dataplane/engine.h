@@ -215,11 +215,11 @@ struct observer {
     struct rpc_scanner rpc[2]; /* [0]: bytes from the client, [1]: bytes from the backend */
 };
 
-/* The time at which a socket stopped accepting data. A zeroed struct means that the socket accepts data. */
+/* The progress of the data that a TCP socket sends. */
 struct stall {
-    uint64_t since; /* when the send buffer was full, or when a scan found acknowledged data; 0: the socket accepts
-                     * data, or is a unix socket */
+    uint64_t since;        /* when the watch began, or when a scan found acknowledged data */
     uint64_t acknowledged; /* number of bytes that the remote end had acknowledged at the last scan */
+    bool watched;          /* whether data may wait in the kernel's send buffer; scans then check the socket */
     bool suspended;        /* whether TCP_USER_TIMEOUT of the socket is disabled */
 };
 
@@ -292,6 +292,7 @@ struct engine {
     uint64_t growth_available;
     uint64_t growth_reserve; /* part of `growth_available` that is reserved for the channels that are already open */
     uint32_t user_timeout; /* TCP_USER_TIMEOUT of clients, in milliseconds */
+    int stall_part;        /* the part of the descriptors that the last scan for stalls has checked */
     uint8_t padding[MAX_PADDING];
 };
 
@@ -398,7 +399,8 @@ bool histogram_ensure(struct engine *, uint32_t index);
 void histogram_add(struct engine *, uint32_t index, uint64_t ns);
 void histogram_emit(struct engine *, uint32_t index, bool closed);
 void histogram_report(struct engine *, uint32_t index, bool later);
-void stall_set(struct engine *, struct stall *, int fd, bool stalled);
+void stall_watch(struct engine *, struct stall *);
+void stall_end(struct engine *, struct stall *, int fd);
 void set_user_timeout(int fd, uint32_t milliseconds);
 void timer_arm(struct engine *);
 void timer_expired(struct engine *);

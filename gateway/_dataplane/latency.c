@@ -11,11 +11,17 @@
 #include "pair.h"
 
 #define HISTOGRAM_DELAY (SECOND / 10)
-#define STALL_SCAN_INTERVAL (10 * SECOND)
-#define STALLED_AFTER (30 * SECOND)
+/* The times of a scan for stalls, in nanoseconds. With a TCP_USER_TIMEOUT of 60 s: 1 s, 20 s and 5 s. */
+#define STALL_SCAN_INTERVAL(e) ((e)->user_timeout * (SECOND / 1000) / 60)
+#define STALLED_AFTER(e) ((e)->user_timeout * (SECOND / 1000) / 3)
 /* Acknowledgments within this time after the start of a stall are ignored, because they can acknowledge data instead
  * of window probes. */
-#define ACK_MARGIN (5 * SECOND)
+#define ACK_MARGIN(e) ((e)->user_timeout * (SECOND / 1000) / 12)
+/* Each scan checks one part of the descriptors, so that a scan of many sockets takes little time. */
+#define STALL_SCAN_PARTS 10
+/* If the last acknowledgment is older, the remote end no longer acknowledges window probes. The longest interval between
+ * two probes is 120 s. */
+#define NO_ACK_FOR (150 * SECOND)
 
 bool histogram_ensure(struct engine *e, uint32_t index)
 {
@@ -77,10 +83,10 @@ void set_user_timeout(int fd, uint32_t milliseconds)
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &milliseconds, sizeof milliseconds);
 }
 
-static void schedule_stall_scan(struct engine *e)
+static void schedule_stall_scan(struct engine *e, uint64_t now)
 {
     if (!e->stall_scan_due)
-        e->stall_scan_due = clock_ns() + STALL_SCAN_INTERVAL;
+        e->stall_scan_due = now + STALL_SCAN_INTERVAL(e);
 }
 
 static void restore_user_timeout(struct engine *e, struct stall *s, int fd)
@@ -90,16 +96,24 @@ static void restore_user_timeout(struct engine *e, struct stall *s, int fd)
     s->suspended = false;
 }
 
-/* Record that the send buffer of a TCP socket is full (`stalled` is true), or that the socket accepts data again. */
-void stall_set(struct engine *e, struct stall *s, int fd, bool stalled)
+/* Check a TCP socket in the next scans, because data was sent to it. */
+void stall_watch(struct engine *e, struct stall *s)
 {
-    if (stalled)
-        schedule_stall_scan(e);
-    restore_user_timeout(e, s, fd);
-    *s = (struct stall){.since = stalled ? clock_ns() : 0};
+    if (s->watched)
+        return;
+    s->watched = true;
+    s->since = clock_ns();
+    schedule_stall_scan(e, s->since);
 }
 
-/* Disable TCP_USER_TIMEOUT while the remote end acknowledges window probes, but reads no data.
+/* Restore TCP_USER_TIMEOUT of a socket, and no longer check the socket. Call this before closing the socket. */
+void stall_end(struct engine *e, struct stall *s, int fd)
+{
+    restore_user_timeout(e, s, fd);
+    s->watched = false;
+}
+
+/* Disable TCP_USER_TIMEOUT while the remote end acknowledges window probes, but reads none of the waiting data.
  *
  * With TCP_USER_TIMEOUT, the kernel closes a connection if the receive window of the remote end stays zero for longer
  * than the timeout. RFC 9293, section 3.8.6.1, requires the sender to keep such a connection open.
@@ -108,33 +122,42 @@ static void check_stalled(struct engine *e, struct stall *s, int fd, uint64_t no
 {
     struct tcp_info info = {0};
     socklen_t size = sizeof info;
+    uint64_t since_acknowledgment, stalled = now - s->since;
 
-    if (!s->since)
-        return;
-    schedule_stall_scan(e);
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
         return;
-    if (info.tcpi_bytes_acked != s->acknowledged) {
+    since_acknowledgment = info.tcpi_last_ack_recv * (SECOND / 1000);
+    if (!info.tcpi_notsent_bytes || info.tcpi_bytes_acked != s->acknowledged) {
         restore_user_timeout(e, s, fd);
         s->since = now;
         s->acknowledged = info.tcpi_bytes_acked;
-        return;
-    }
-    if (!s->suspended && now - s->since >= STALLED_AFTER
-        && info.tcpi_last_ack_recv * (SECOND / 1000) < now - s->since - ACK_MARGIN) {
+        s->watched = info.tcpi_notsent_bytes > 0;
+    } else if (s->suspended && since_acknowledgment > NO_ACK_FOR) {
+        restore_user_timeout(e, s, fd);
+    } else if (!s->suspended && stalled >= STALLED_AFTER(e) && since_acknowledgment + ACK_MARGIN(e) < stalled) {
         s->suspended = true;
         set_user_timeout(fd, 0);
     }
 }
 
+static void scan_socket(struct engine *e, struct stall *s, int fd, uint64_t now)
+{
+    if (!s->watched)
+        return;
+    schedule_stall_scan(e, now);
+    if (fd % STALL_SCAN_PARTS == e->stall_part)
+        check_stalled(e, s, fd, now);
+}
+
 static void scan_stalled(struct engine *e, uint64_t now)
 {
     e->stall_scan_due = 0;
+    e->stall_part = (e->stall_part + 1) % STALL_SCAN_PARTS;
     for (struct channel *c = e->channels; c; c = c->next)
-        check_stalled(e, &c->stall, c->fd, now);
+        scan_socket(e, &c->stall, c->fd, now);
     for (struct pair *p = e->pairs; p; p = p->next) {
-        check_stalled(e, &p->client.stall, p->client.fd, now);
-        check_stalled(e, &p->backend.stall, p->backend.fd, now);
+        scan_socket(e, &p->client.stall, p->client.fd, now);
+        scan_socket(e, &p->backend.stall, p->backend.fd, now);
     }
 }
 

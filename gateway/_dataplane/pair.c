@@ -29,8 +29,6 @@ static void set_mask(struct side *s, uint32_t mask)
     struct epoll_event event = {.events = mask, .data.ptr = &s->source};
     int operation = !mask ? EPOLL_CTL_DEL : s->mask ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
 
-    if (!s->is_unix && (mask ^ s->mask) & EPOLLOUT)
-        stall_set(e, &s->stall, s->fd, mask & EPOLLOUT);
     if (epoll_ctl(e->epoll, operation, s->fd, &event) == 0)
         s->mask = mask;
     else /* epoll_ctl(2) has failed, because the kernel has no memory left */
@@ -64,6 +62,7 @@ static int close_side(struct side *s, bool reset)
 
     if (s->mask)
         set_mask(s, 0);
+    stall_end(s->pair->engine, &s->stall, s->fd);
     if (reset || (s->discarding && s->other->discarding)) /* `discarding` on both sides: writes to both sockets fail */
         reset_fd(s->fd, s->is_unix);
     else if (s->discarding)

@@ -202,7 +202,8 @@ void slot_release(struct engine *e, uint64_t token)
     pthread_mutex_lock(&e->lock);
     slot = slot_find(e, token);
     if (slot) {
-        atomic_fetch_add(&slot->generation, 1);
+        /* Python reads tokens as signed numbers, so the highest bit of a generation must stay 0. */
+        atomic_store(&slot->generation, ((uint32_t)(token >> 32) + 1) & INT32_MAX);
         slot->next_free = e->first_free;
         e->first_free = (uint32_t)token + 1;
     }

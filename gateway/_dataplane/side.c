@@ -48,9 +48,16 @@ static void stop_writing_to(struct side *s, int error)
         s->pair->reason = CLOSE_CLIENT_RESET;
 }
 
+static void watch_stall(struct side *s)
+{
+    if (!s->is_unix)
+        stall_watch(s->pair->engine, &s->stall);
+}
+
 /* Write as many of the waiting bytes as the other socket accepts. */
 static void drain(struct side *s)
 {
+    watch_stall(s->other);
     if (s->held.size && chunks_send(&s->held, s->other->fd) < 0) {
         stop_writing_to(s->other, errno);
         return;
@@ -124,6 +131,7 @@ static void pass_on(struct side *s, const uint8_t *data, size_t size)
 {
     ssize_t sent;
 
+    watch_stall(s->other);
     do
         sent = send(s->other->fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
     while (sent < 0 && errno == EINTR);
@@ -177,8 +185,12 @@ static bool move(struct side *s, uint64_t now)
     if (count <= 0) {
         pipe_release(e, &s->pipe);
         e->cannot_splice = count < 0 && (error == ENOSYS || error == EINVAL || error == EPERM);
-        if (e->cannot_splice)
+        /* splice(2) does not pass the mark of urgent data: it then returns 0 or EAGAIN, although more bytes have arrived.
+         * Only recv(2) returns these bytes, or shows that there are none. */
+        if (e->cannot_splice || count == 0 || error == EAGAIN) {
+            s->bulk_reads = 0;
             return false;
+        }
         errno = error;
         on_empty_read(s, count);
         return true;

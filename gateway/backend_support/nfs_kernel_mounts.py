@@ -35,8 +35,8 @@ _IMPORTED_OPTIONS = frozenset({
     "ac", "acdirmax", "acdirmin", "acregmax", "acregmin", "actimeo", "async", "cto", "fsc", "lookupcache", "noac",
     "noatime", "nocto", "nodev", "nodiratime", "noexec", "nosuid", "nconnect", "relatime", "rsize", "sync", "wsize",
 })  # fmt: skip
-"""Mount options that `gateway import` keeps for a volume. It does not keep `timeo` and `retrans`, because a mount through
-the gateway must wait for `hold` (see `_volume`)."""
+"""Mount options that `gateway import` keeps for a volume. It does not keep `timeo` and `retrans`, because a mount
+through the gateway must wait for `hold` (see `_volume`)."""
 
 
 @dataclass(frozen=True)

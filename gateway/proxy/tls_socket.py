@@ -31,6 +31,7 @@ class TlsSocket:
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str) -> None:
         self._sock = sock
+        user_timeout_suspender().watch(sock)
         self._loop = asyncio.get_running_loop()
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
@@ -128,6 +129,7 @@ class TlsSocket:
     def close(self) -> None:
         """Close the socket. The kernel still delivers all sent data."""
         self._stop_sending()
+        user_timeout_suspender().unwatch(self._sock)
         lingering_closer().close_later(self._sock, reset_after=False)
 
     def abort(self) -> None:
@@ -194,7 +196,6 @@ class TlsSocket:
             self._unsent.append(memoryview(data)[count:])
             self._sent = self._loop.create_future()
             self._has_writer = True
-            user_timeout_suspender().mark_blocked(self._sock.fileno())
             self._loop.add_writer(self._sock, self._send_rest)
 
     def _send_rest(self) -> None:
@@ -223,4 +224,3 @@ class TlsSocket:
         if self._has_writer:
             self._has_writer = False
             self._loop.remove_writer(self._sock)
-            user_timeout_suspender().mark_progress(self._sock.fileno())

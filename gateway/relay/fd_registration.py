@@ -3,7 +3,7 @@
 import socket
 
 from gateway.relay.event_loop import EventHandler
-from gateway.relay.fd_poller import EDGE, ERROR, HANGUP, WRITE, poller
+from gateway.relay.fd_poller import EDGE, ERROR, HANGUP, poller
 from gateway.relay.tcp_user_timeout_suspender import TcpUserTimeoutSuspender, user_timeout_suspender
 
 
@@ -18,13 +18,15 @@ class FdRegistration:
         mask: The initial event mask.
     """
 
-    __slots__ = ("_fd", "_handler", "_peer_timeouts", "_poller", "_registered", "mask")
+    __slots__ = ("_fd", "_handler", "_peer_timeouts", "_poller", "_registered", "_sock", "mask")
 
     def __init__(self, sock: socket.socket, handler: EventHandler, mask: int) -> None:
         self._fd = fd = sock.fileno()
-        self._peer_timeouts: TcpUserTimeoutSuspender | None = (
-            user_timeout_suspender() if sock.family != socket.AF_UNIX else None
-        )
+        self._sock = sock
+        self._peer_timeouts: TcpUserTimeoutSuspender | None = None
+        if sock.family != socket.AF_UNIX:
+            self._peer_timeouts = user_timeout_suspender()
+            self._peer_timeouts.watch(sock)
         self._handler = handler
         self._poller = poller()
         self._poller.add(fd, handler, mask)
@@ -46,8 +48,6 @@ class FdRegistration:
             mask = HANGUP | EDGE if shut else HANGUP  # without EDGE, epoll reports the end-of-file repeatedly
         if mask == self.mask:
             return
-        if self._peer_timeouts is not None and (mask ^ self.mask) & WRITE:
-            (self._peer_timeouts.mark_blocked if mask & WRITE else self._peer_timeouts.mark_progress)(self._fd)
         if mask == 0:
             self._poller.remove(self._fd)
             self._registered = False
@@ -68,8 +68,8 @@ class FdRegistration:
 
     def close(self) -> None:
         """Remove the registration. Call this before closing the socket."""
-        if self._peer_timeouts is not None and self.mask & WRITE:
-            self._peer_timeouts.mark_progress(self._fd)
+        if self._peer_timeouts is not None:
+            self._peer_timeouts.unwatch(self._sock)
         if self._registered:
             self._poller.remove(self._fd)
             self._registered = False

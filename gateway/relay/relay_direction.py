@@ -77,8 +77,8 @@ class RelayDirection:
             RelaySocketError: The source or the sink failed.
         """
         # A tap needs the bytes, but `splice` does not copy them into this process.
-        if self.bulk_reads >= _BULK_AFTER and self.on_data is None and not self.discarding:
-            self._splice_in()
+        splices = self.bulk_reads >= _BULK_AFTER and self.on_data is None and not self.discarding
+        if splices and self._splice_in():
             return
         try:
             count = self.source.recv_into(_BUFFER)
@@ -177,26 +177,30 @@ class RelayDirection:
         self.pipe = _open_pipe()
         return self.pipe
 
-    def _splice_in(self) -> None:
+    def _splice_in(self) -> bool:
+        """Move data from the source to the sink through the pipe. Return whether this was possible."""
         pipe = self.pipe or self._start_splicing()
         if pipe is None:
             # `splice` is not possible now. Do not retry `splice` until a short read sets `bulk_reads` to 0.
             self.bulk_reads = -(1 << 30)
-            return
+            return False
         try:
             count = os.splice(self.source.fileno(), pipe[1], _PIPE_SIZE, flags=_SPLICE_FLAGS)
         except BlockingIOError:
-            raise
+            count = 0
         except OSError as error:
             raise RelaySocketError(self.source, error, writing=False) from error
         if count == 0:
-            self.end()
-            return
+            # `splice` does not pass the mark of urgent data: it then returns 0 or EAGAIN, although more bytes have
+            # arrived. Only recv(2) returns these bytes, or shows that there are none.
+            self.bulk_reads = 0
+            return False
         self.byte_count += count
         self.pipe_bytes += count
         if count < _BULK_READ:
             self.bulk_reads = 0
         self.write_pending()
+        return True
 
 
 class RelaySocketError(Exception):

@@ -342,7 +342,7 @@ async def test_a_far_side_that_pauses_is_not_closed(
     The gateway must disable TCP_USER_TIMEOUT during this time. Otherwise, the kernel closes the connection.
     """
     monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 1500)
-    for name, seconds in (("_SCAN_INTERVAL", 0.1), ("_STALLED_AFTER", 0.6), ("_ACK_MARGIN", 0.2)):
+    for name, seconds in (("_SCAN_INTERVAL", 0.1), ("_PARTS", 1), ("_STALLED_AFTER", 0.6), ("_ACK_MARGIN", 0.2)):
         monkeypatch.setattr(tcp_user_timeout_suspender, name, seconds)
     client, inner = pair
     size = 8 << 20

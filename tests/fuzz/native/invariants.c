@@ -85,6 +85,13 @@ static void check_window(const struct channel *c)
     CHECK(c->consumed < threshold, "%llu bytes are not granted again", (unsigned long long)c->consumed);
 }
 
+/* Check what the engine knows about the data that a TCP socket sends. */
+void check_stall(const struct stall *s, bool is_unix)
+{
+    CHECK(!s->watched || (!is_unix && engine->stall_scan_due), "a watched socket is not scanned");
+    CHECK(!s->suspended || s->watched, "a timeout is suspended forever");
+}
+
 static void check_client(const struct channel *c)
 {
     bool accepts = c->connection && c->peer_window && !c->sent_close && !c->queued;
@@ -96,7 +103,7 @@ static void check_client(const struct channel *c)
     check_mask(c->fd, c->mask, wanted);
     CHECK(c->held.size || !c->backend_eof || c->eof_delivered || c->client_broken,
           "the end of the stream is not passed on");
-    CHECK(c->is_unix || (c->stall.since != 0) == (c->held.size != 0), "a wrong time of the stall");
+    check_stall(&c->stall, c->is_unix);
     CHECK(c->open && c->fd >= 0, "a client without a channel");
 }
 
@@ -107,6 +114,7 @@ static void check_channel(const struct channel *c)
     CHECK(!c->connection || c->connection->table[c->number] == c, "a channel without a number");
     CHECK(!c->queued || c->connection, "a channel of no connection is queued");
     CHECK(!(c->ended && c->freed), "a channel that has ended");
+    CHECK(!c->ended || !c->stall.watched, "a closed socket is watched");
     CHECK((c->held.size == 0) == (c->held.first == NULL), "the number of held bytes is wrong");
     CHECK(c->connection || c->ended || c->link_lost || c->channel_closed, "a channel without a connection");
     if (c->gauge) {

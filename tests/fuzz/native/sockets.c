@@ -211,6 +211,7 @@ int fake_getsockopt(int fd, int level, int name, void *value, socklen_t *size)
         return -1;
     }
     ((struct tcp_info *)value)->tcpi_last_ack_recv = faults.acknowledged;
+    ((struct tcp_info *)value)->tcpi_notsent_bytes = !f->room;
     if (f->kind == FILE_SIDE)
         pair_info(f, value);
     return 0;

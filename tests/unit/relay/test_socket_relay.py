@@ -17,7 +17,7 @@ from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.metric_types import Histogram
 from gateway.nfs.latency_tap import RpcLatencyTap
-from gateway.relay import sockets, tcp_user_timeout_suspender
+from gateway.relay import native_engine_runner, sockets, tcp_user_timeout_suspender
 from gateway.relay.event_loop import RelayEventLoop
 from gateway.relay.native_engine_selection import relay_sockets
 from gateway.relay.socket_relay import SocketRelay
@@ -253,66 +253,94 @@ async def test_the_relay_does_not_measure_latency_if_the_tap_does(make: Maker) -
         assert (latency.count, found.count) == (0, 1)
 
 
+@pytest.fixture
+def short_user_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set TCP_USER_TIMEOUT to 3 seconds, and check sockets often enough for this timeout."""
+    monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 3000)
+    monkeypatch.setattr(native_engine_runner, "USER_TIMEOUT_MS", 3000)
+    for name, value in (("_SCAN_INTERVAL", 0.1), ("_PARTS", 1), ("_STALLED_AFTER", 0.6), ("_ACK_MARGIN", 0.2)):
+        monkeypatch.setattr(tcp_user_timeout_suspender, name, value)
+
+
+@pytest.mark.parametrize("size", [8 << 20, 600_000], ids=["more than the send buffer", "less than the send buffer"])
 async def test_a_client_that_pauses_longer_than_the_user_timeout_loses_nothing(
-    monkeypatch: pytest.MonkeyPatch,
+    make: Maker, size: int, short_user_timeout: None
 ) -> None:
-    monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 4000)
-    for name, seconds in (("_SCAN_INTERVAL", 0.2), ("_STALLED_AFTER", 0.6), ("_ACK_MARGIN", 0.2)):
-        monkeypatch.setattr(tcp_user_timeout_suspender, name, seconds)
-    client, backend, relay, _ = await joined(SocketRelay)
-    assert isinstance(relay, SocketRelay)
-    with client, backend:
-        # In production, only the gateway's sockets have TCP_USER_TIMEOUT, but `pair` sets it on all sockets.
-        for end in (client, backend):
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
-        answer = random.Random(1).randbytes(8 << 20)
-        sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(backend, answer))
-        await asyncio.sleep(5)
-        assert not relay.ended.done()
-        got = bytearray()
-        async with asyncio.timeout(10):
-            while len(got) < len(answer):
-                got += await asyncio.get_running_loop().sock_recv(client, 1 << 20)
-            await sending
-        assert got == answer
-        inner = relay._client
-        assert inner.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4000
-        relay.abort(CloseReason.ABORTED)
+    loop = asyncio.get_running_loop()
+    client, inner = await pair()
+    outer, backend = await pair()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+    # In production, only the gateway's sockets have TCP_USER_TIMEOUT, but `pair` sets it on all sockets.
+    for end, milliseconds in ((client, 0), (backend, 0), (inner, 3000), (outer, 3000)):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+    with inner.dup() as same:  # the relay owns `inner`
+        relay = make(inner, outer, Histogram(), None)
+        with client, backend:
+            answer = random.Random(1).randbytes(size)
+            sending = asyncio.ensure_future(loop.sock_sendall(backend, answer))
+            await asyncio.sleep(6)
+            assert not relay.ended.done()
+            assert same.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
+            got = bytearray()
+            async with asyncio.timeout(20):
+                while len(got) < len(answer):
+                    got += await loop.sock_recv(client, 1 << 20)
+                await sending
+                assert got == answer
+                while same.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) != 3000:
+                    await asyncio.sleep(0.05)
+            relay.abort(CloseReason.ABORTED)
 
 
-async def test_the_user_timeout_is_suspended_only_while_the_peer_acknowledges_no_data(
-    monkeypatch: pytest.MonkeyPatch,
+async def test_the_user_timeout_of_a_client_that_reads_slowly_is_not_suspended(
+    make: Maker, short_user_timeout: None
 ) -> None:
-    for name, seconds in (("_SCAN_INTERVAL", 0.1), ("_STALLED_AFTER", 0.8), ("_ACK_MARGIN", 0.1)):
-        monkeypatch.setattr(tcp_user_timeout_suspender, name, seconds)
-    near, far = await pair()
-    suspender = tcp_user_timeout_suspender.user_timeout_suspender()
-
-    def user_timeout() -> int:
-        return near.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
-
-    def fill() -> None:
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                near.send(bytes(1 << 20))
-
-    with near, far:
-        fill()
-        suspender.mark_blocked(near.fileno())
-        for _ in range(30):  # The peer reads slowly, and the send buffer is full the whole time.
-            far.recv(1 << 18)
-            await asyncio.sleep(0.1)
-            fill()
-            assert user_timeout() == sockets.USER_TIMEOUT_MS
-        async with asyncio.timeout(20):
-            while user_timeout():
-                await asyncio.sleep(0.05)
-        async with asyncio.timeout(20):
-            while not user_timeout():
+    client, inner = await pair()
+    outer, backend = await pair()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+    inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 3000)
+    with inner.dup() as same:
+        relay = make(inner, outer, Histogram(), None)
+        with client, backend:
+            sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(backend, bytes(32 << 20)))
+            for _ in range(40):
                 with contextlib.suppress(BlockingIOError):
-                    far.recv(1 << 18)
-                await asyncio.sleep(0.05)
-        suspender.mark_progress(near.fileno())
+                    client.recv(65536)
+                await asyncio.sleep(0.1)
+                assert same.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 3000
+            sending.cancel()
+            relay.abort(CloseReason.ABORTED)
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["end of stream", "open"])
+async def test_urgent_data_does_not_stop_or_shorten_the_stream(make: Maker, ends: bool) -> None:
+    """splice(2) does not read past the mark of urgent data."""
+    loop = asyncio.get_running_loop()
+    client, backend, relay, _ = await joined(make)
+    data = random.Random(1).randbytes(8 << 20)
+
+    async def send() -> None:
+        await loop.sock_sendall(client, data[: 6 << 20])
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                client.send(b"!", socket.MSG_OOB)
+                break
+            await asyncio.sleep(0.01)
+        await loop.sock_sendall(client, data[6 << 20 :])
+        if ends:
+            client.shutdown(socket.SHUT_WR)
+
+    with client, backend:
+        sending = asyncio.ensure_future(send())
+        got = bytearray()
+        async with asyncio.timeout(20):
+            while len(got) < len(data) and (piece := await loop.sock_recv(backend, 1 << 20)):
+                got += piece
+            assert got == data
+            if ends:
+                assert await loop.sock_recv(backend, 1) == b""
+            await sending
+        relay.abort(CloseReason.ABORTED)
 
 
 @pytest.mark.parametrize("loop", ["own", "asyncio's"])
