@@ -30,6 +30,7 @@ from gateway.processes.output_log import OutputLog
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.dial_retry import retry_dial
 from gateway.relay.stream_bridge import StreamBridge
+from gateway.task_cancellation import is_being_cancelled
 
 log = logging.getLogger(__name__)
 
@@ -175,6 +176,11 @@ class CommandLink:
         except TimeoutError as error:
             detail = f"{to}: {self._context.name} did not connect within {timeout:.3g} s"
             raise DialError(FailureReason.TIMEOUT, detail) from error
+        except asyncio.CancelledError:
+            if is_being_cancelled():
+                raise
+            # Only the start of a process was cancelled, because the link was closed.
+            raise LinkLostError("the tunnel was closed during the dial") from None
         except TunnelError as error:
             if self._lost.done():
                 raise LinkLostError(error.detail) from error
@@ -208,7 +214,12 @@ class CommandLink:
             now = time.monotonic()
             connectors = list(self._connectors.values())
             ports = {port: host for each in connectors for port, host in each.local_ports(now).items()}
-            sockets = await asyncio.to_thread(read_local_ports, ports) if ports else {}
+            try:
+                sockets = await asyncio.to_thread(read_local_ports, ports) if ports else {}
+            except OSError as error:
+                # For example, no file descriptors are left. Check the processes the next time.
+                log.debug("cannot read the state of local ports: %s", error)
+                continue
             for connector in connectors:
                 connector.check(now, sockets)
             await self._close_unused(now)

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from typing import Literal
 import pytest
 
 from gateway.backoff import BackoffPolicy
+from gateway.command_tunnel import link as link_module
 from gateway.command_tunnel import listening_process, local_port_connector, start_backoff, stdio_connector
 from gateway.command_tunnel.link import CommandLink
 from gateway.command_tunnel.options import CommandTunnelOptions
@@ -80,6 +82,36 @@ async def test_a_lost_link_has_the_reason_of_the_failure() -> None:
         with pytest.raises(TargetPathError, match="did not connect"):
             await link.socket(GOOD)
         assert (await link.lost()).reason is FailureReason.TIMEOUT
+
+
+async def test_the_dial_of_a_client_fails_when_the_link_closes() -> None:
+    async with opened(CommandTunnelOptions(("sleep", "60", "{local_port}"), "port")) as link:
+        dial = asyncio.ensure_future(link.socket(GOOD))
+        await asyncio.sleep(0.2)
+        assert not dial.done()
+    with pytest.raises(LinkLostError, match="the tunnel was closed during the dial"):
+        await dial
+
+
+async def test_the_link_continues_if_the_state_of_local_ports_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, failures = asyncio.get_running_loop(), 0
+
+    def fail(_: object) -> None:
+        nonlocal failures
+        failures += 1
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        tune(server)
+        async with opened(CommandTunnelOptions(FORWARD, "port", suspect=Duration(0.3))) as link:
+            with await link.socket(HostPort(*server.getsockname())) as client:
+                accepted, _ = await loop.sock_accept(server)
+                monkeypatch.setattr(link_module, "read_local_ports", fail)
+                while failures < 3:
+                    await asyncio.sleep(0.01)
+                with accepted:
+                    await loop.sock_sendall(client, b"data")
+                    assert await loop.sock_recv(accepted, 100) == b"data"
 
 
 async def test_the_link_is_not_lost_while_a_client_uploads(tmp_path: Path) -> None:
