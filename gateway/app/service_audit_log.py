@@ -71,7 +71,7 @@ class ServiceAuditLog:
     async def switch(self, section: AuditLogSection, writer: AuditLogWriter | None) -> None:
         """Replace the current writer with `writer`, and close the previous writer.
 
-        Events that the previous writer does not write within two seconds are dropped.
+        Events that the previous writer does not write within two seconds are dropped, and `writer` records their number.
 
         Args:
             section: The configuration of `writer`.
@@ -89,6 +89,8 @@ class ServiceAuditLog:
             finally:
                 self._closing.remove(before)
                 self._dropped += before.dropped
+            if writer is not None and before.lost:
+                self.recorder.record("dropped", count=before.lost, reason="not_written")
 
     async def open(self, section: AuditLogSection) -> None:
         """Start writing the audit log.

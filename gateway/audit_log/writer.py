@@ -42,6 +42,8 @@ class AuditLogWriter:
     def __init__(self, target: Path | str, instance: str, max_queued: int) -> None:
         self.dropped = 0
         """Number of events that were dropped."""
+        self.lost = 0
+        """Number of dropped events that no event `dropped` reports, because the writer was closed or has failed."""
         self.opened = threading.Event()
         """Set after the first attempt to open the destination of the audit log."""
         self.error: OSError | None = None
@@ -118,7 +120,8 @@ class AuditLogWriter:
         with self._lock:
             left = len(self._queue) + len(self._writing)
             self.dropped += left
-            self._queue = []
+            self.lost += left + self._unreported
+            self._queue, self._unreported = [], 0
         if left:
             log.error("audit log incomplete: last events lost", extra={"events": left})
 
@@ -199,6 +202,7 @@ class AuditLogWriter:
         with self._lock:
             left = len(self._writing) + len(self._queue)
             self.dropped += left
+            self.lost += left + self._unreported
             self._queue, self._unreported = [], 0
         self._writing.clear()
         log.error("cannot write to the audit log: last events lost", extra={"events": left})

@@ -254,6 +254,22 @@ def test_a_full_disk_affects_only_the_audit_log(gateway: Gateway, echo_port: int
     assert "last events lost" in gateway.log
 
 
+def test_the_next_audit_log_records_how_many_events_the_previous_one_lost(
+    gateway: Gateway, log: Path, echo_port: int
+) -> None:
+    listen = free_port()
+    gateway.write(backend("/dev/full", echo_port, listen, queue=5))
+    gateway.start().wait_up("one")
+    exchange(listen, 30)
+    gateway.wait(lambda: dropped(gateway) > 10)
+    gateway.write(backend(log, echo_port, listen, queue=5))
+    assert gateway.command("reload").returncode == 0
+    (missing,) = wait_for(gateway, log, "dropped", reason="not_written")
+    gateway.wait(lambda: dropped(gateway) == missing["count"])
+    exchange(listen)
+    wait_for(gateway, log, "connection")
+
+
 def test_after_a_full_disk_the_log_records_how_many_events_are_missing(
     gateway: Gateway, tmp_path: Path, echo_port: int
 ) -> None:
