@@ -6,8 +6,28 @@ import signal
 import sys
 
 
+def _open_standard_streams() -> None:
+    """Open /dev/null for each standard stream that is closed.
+
+    Otherwise, Python sets the stream to None, and the next file or socket gets the descriptor of the stream.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            os.set_inheritable(descriptor, True)
+        if getattr(sys, name) is None:
+            stream = open(descriptor, "w" if descriptor else "r", encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+
+
 def main() -> None:
     """Run the command that the command-line arguments specify."""
+    _open_standard_streams()
     if sys.argv[1:2] == ["run"]:
         # Prepare for signals before the slow imports. SIGHUP stays blocked until the service can reload its
         # configuration. SIGTERM and SIGINT stop the process at any time.

@@ -129,7 +129,7 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[AuditReport,
     if options is None:
         raise UsageError("the configuration has no `docker` section: add one")
     try:
-        mounts = mount_table.read_text() if mount_table is not None else None
+        mounts = mount_table.read_text(errors="surrogateescape") if mount_table is not None else None
     except OSError as error:
         raise UsageError(
             f"--mount-table {mount_table}: {error_text(error)}: check the path and its permissions"

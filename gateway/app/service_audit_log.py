@@ -71,7 +71,7 @@ class ServiceAuditLog:
     async def switch(self, section: AuditLogSection, writer: AuditLogWriter | None) -> None:
         """Replace the current writer with `writer`, and close the previous writer.
 
-        Events that the previous writer does not write within two seconds are dropped, and `writer` records their number.
+        Events that the previous writer does not write within two seconds are dropped. Then `writer` records how many.
 
         Args:
             section: The configuration of `writer`.

@@ -84,7 +84,9 @@ async def take_snapshot(engine: EngineClient, scope: AuditScope) -> AuditSnapsho
     # Even with a local socket, the engine can run in a virtual machine, as in Docker Desktop, or on another host.
     # Therefore, compare the host names.
     is_here = scope.is_local and not mounted_id() and (info or {}).get("Name") == socket.gethostname()
-    table = MOUNT_TABLE.read_text() if scope.mounts is None and is_here else scope.mounts
+    table = scope.mounts
+    if table is None and is_here:
+        table = MOUNT_TABLE.read_text(errors="surrogateescape")
     data = str((info or {}).get("DockerRootDir") or "")
     found = AuditSnapshot(
         tuple(containers), volumes, scope.forwards, parse_mounts(table) if table is not None else None,

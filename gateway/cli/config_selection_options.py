@@ -83,7 +83,7 @@ def config_options(command: _Command) -> _Command:
         "-c",
         "--config",
         "file",
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=click.Path(path_type=Path, readable=False),  # `load` reports an unreadable file
         envvar="GATEWAY_CONFIG",
         help="Configuration file. [env: GATEWAY_CONFIG]",
     )(command)

@@ -61,7 +61,7 @@ def _print(status: dict[str, Any], name: str) -> None:
 
 
 def _explain_container(client: OpsApiClient, name: str, status: dict[str, Any], output: str) -> None:
-    code, container = client.get(f"/api/v1/containers/{quote(name, safe='')}")
+    code, container = client.get(f"/api/v1/containers/{quote(name, safe='', errors='surrogateescape')}")
     if code == 409:
         raise UsageError(container["detail"])
     if code != 200 or not isinstance(container, dict) or "remedies" not in container:

@@ -22,6 +22,7 @@ def init(file: Path, tunnels: tuple[str, ...], backends: tuple[str, ...]) -> Non
     FILE is gateway.yaml by default. An existing file is never overwritten. With --backend, the command asks no
     questions. Otherwise, it asks for a tunnel and for the backends that the tunnel leads to.
     """
+    from gateway.cli.init_answers import create_file  # noqa: PLC0415 - slow to import
     from gateway.cli.init_questions import ask_config  # noqa: PLC0415 - slow to import
     from gateway.config.initial_config import from_urls, problems_of, supports_authorized_keys, to_yaml  # noqa: PLC0415 - slow to import
 
@@ -38,8 +39,7 @@ def init(file: Path, tunnels: tuple[str, ...], backends: tuple[str, ...]) -> Non
     if problems:
         raise ConfigError(problems)
     try:
-        with file.open("x", encoding="utf-8") as opened:
-            opened.write(_HEAD + to_yaml(config))
+        create_file(file, _HEAD + to_yaml(config), 0o666)
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}: choose another file") from error
     print_text(f"wrote {file}")

@@ -102,10 +102,31 @@ def secret_file(text: str) -> str:
     if not path.parent.is_dir():
         raise ValueError(f"{path.parent} is not a folder: create it, or choose another path")
     secret = click.prompt(f"  {path} does not exist. Password to write to this new file", hide_input=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(f"{secret}\n")
+    try:
+        create_file(path, f"{secret}\n", 0o600)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}: choose another path") from error
     return str(path)
+
+
+def create_file(path: Path, text: str, mode: int) -> None:
+    """Create a file that does not exist yet. If the text cannot be written, remove the file.
+
+    Args:
+        path: The path of the file.
+        text: The content of the file.
+        mode: The mode of the file, which the process's umask restricts.
+
+    Raises:
+        OSError: The file cannot be created or written.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def absolute(text: str) -> Path:

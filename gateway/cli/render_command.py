@@ -171,13 +171,15 @@ def kubernetes(
         raise UsageError(
             "the ConfigMap contains only the configuration file: move the settings from the command line to this file"
         )
+    if file.exists() and not file.is_file():
+        raise UsageError(f"{file} is not a regular file: write the configuration to a file, and name it with -c")
     # Do not expand environment variables of this process, because the pod does not have them.
     unset = (
         "the pod has no environment variable {name}: replace the variable with its value, or, if the variable is in"
         f" the path of a file, replace the whole path with a path in {SECRETS}"
     )
     config = load(ConfigSources(file=file, environment={}, unset=unset))
-    documents = kubernetes_workload.kubernetes(config, file.read_text(), name, image, podman=podman)
+    documents = kubernetes_workload.kubernetes(config, file.read_text(encoding="utf-8"), name, image, podman=podman)
     hint = f"kubectl create secret generic {name} --from-file=DIRECTORY"
     if podman:
         hint = "use `podman kube play`"

@@ -7,17 +7,28 @@ import click
 from gateway.cli.completion import complete_backends, complete_tunnels
 from gateway.cli.service_connection_options import admin_socket_option
 from gateway.cli.terminal_output import print_text
-from gateway.errors import GatewayError, UsageError
+from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
 from gateway.ops.ops_api_client import OpsApiClient
 
 
 def _post(admin_socket: str | None, path: str) -> None:
     code, body = OpsApiClient(None, admin_socket).post(path)
+    if not isinstance(body, dict) or "detail" not in body:
+        raise ServiceUnreachableError(
+            f"the responding server is not a gateway: {path} returned {code} {str(body)[:60]!r}"
+        )
     if code == 422:
         raise UsageError(f"the service rejected the new configuration, and keeps the previous one:\n{body['detail']}")
     if code != 200:
         raise GatewayError(body["detail"])
     print_text(body["detail"], keep_lines=True)
+
+
+def _quoted(name: str) -> str:
+    """Return the name of a backend or tunnel for a path. An argument can contain bytes that are not UTF-8."""
+    if not name:
+        raise UsageError("NAME is empty: write the name of a backend or tunnel")
+    return quote(name, safe="", errors="surrogateescape")
 
 
 def _service_command(name: str, text: str) -> click.Command:
@@ -43,7 +54,7 @@ def _named_command(name: str, collection: str, text: str) -> click.Command:
     @click.argument("member", metavar="NAME", shell_complete=complete)
     @admin_socket_option
     def command(member: str, admin_socket: str | None) -> None:
-        _post(admin_socket, f"/-/{collection}/{quote(member, safe='')}/{name}")
+        _post(admin_socket, f"/-/{collection}/{_quoted(member)}/{name}")
 
     return command
 
@@ -87,4 +98,4 @@ def fail(name: str, undo: bool, admin_socket: str | None) -> None:
 
     Also resets new clients while the backend cannot be reached. By default, these clients wait.
     """
-    _post(admin_socket, f"/-/backends/{quote(name, safe='')}/{'hold' if undo else 'fail'}")
+    _post(admin_socket, f"/-/backends/{_quoted(name)}/{'hold' if undo else 'fail'}")

@@ -30,7 +30,7 @@ def wait(names: tuple[str, ...], client: OpsApiClient, longest: str) -> None:
         deadline = time.monotonic() + duration(longest)
     except ValueError as error:
         raise UsageError(f"--max: {error}") from error
-    query = "?require=" + quote(",".join(names)) if names else ""
+    query = "?require=" + quote(",".join(names), errors="surrogateescape") if names else ""
     while True:
         failure: GatewayError
         try:

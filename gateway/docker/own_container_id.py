@@ -44,6 +44,6 @@ def mounted_id() -> list[str]:
     The engine mounts files such as /etc/hostname from a directory whose path contains the ID.
     """
     try:
-        return _ID.findall(Path("/proc/self/mountinfo").read_text())[:1]
+        return _ID.findall(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))[:1]
     except OSError:
         return []

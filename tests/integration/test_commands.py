@@ -6,8 +6,10 @@ import os
 import re
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -224,6 +226,45 @@ def test_another_server_is_not_mistaken_for_a_gateway(tmp_path: Path) -> None:
                 )
         finally:
             other.kill()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_a_closed_standard_stream_does_not_change_the_exit_code(tmp_path: Path, closed: str) -> None:
+    file = tmp_path / "gateway.yaml"
+    with serving(echoing) as port:
+        file.write_text(f"backends: {{a: {{kind: tcp, targets: ['127.0.0.1:{port}'], listen: 127.0.0.1:3307}}}}")
+        for arguments, code in ((["check", "-c", str(file)], 0), (["import", "-"], 2), (["run", "-c", "/none"], 2)):
+            done = subprocess.run(
+                ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "gateway", *arguments],
+                env={**os.environ, "PYTHONPATH": PYTHON_PATH}, stdin=subprocess.DEVNULL,
+                capture_output=True, text=True, timeout=60, check=False,
+            )  # fmt: skip
+            assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+
+
+def test_control_commands_report_another_server_and_names_that_cannot_exist(tmp_path: Path) -> None:
+    path = tmp_path / "other.sock"
+
+    class Other(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            self.request.sendall(
+                b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n"
+                b'{"message":"no"}'
+            )
+
+    with socketserver.UnixStreamServer(str(path), Other) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            for arguments in (["reload"], ["pause", "a"], ["pause", "\udcff"]):
+                done = command(*arguments, "--admin-socket", str(path))
+                assert (done.returncode, "is not a gateway" in done.stderr) == (3, True), done.stderr
+        finally:
+            server.shutdown()
+            thread.join()
+    done = command("pause", "", "--admin-socket", str(path))
+    assert (done.returncode, "NAME is empty" in done.stderr) == (2, True), done.stderr
 
 
 def test_requests_during_shutdown_start_nothing(gateway: Gateway) -> None:

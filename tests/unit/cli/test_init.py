@@ -1,5 +1,7 @@
 """Tests `gateway init` with flags, and with answers to its questions. `gateway validate` accepts the written file."""
 
+import errno
+import os
 import re
 import socket
 from pathlib import Path
@@ -10,6 +12,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from gateway.cli import cli
+from gateway.cli.init_answers import create_file
 from gateway.errors import UsageError
 
 
@@ -160,6 +163,17 @@ def test_a_file_that_cannot_be_written_is_reported_before_the_questions(folder: 
     assert isinstance(done.exception, UsageError)
     assert str(done.exception).endswith("choose another file")
     assert done.output == ""
+
+
+def test_a_file_that_cannot_be_completed_is_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fdopen", full)
+        with pytest.raises(OSError, match="No space left"):
+            create_file(folder / "password", "secret", 0o600)
+    assert not (folder / "password").exists()
 
 
 def test_an_aborted_dialogue_writes_nothing(folder: Path) -> None:
