@@ -157,7 +157,10 @@ class NativeEngineRunner:
             self._start()
         finally:  # notify the event handlers even if the new native engine cannot start
             for thing in lost:
-                thing.on_native_engine_failed()
+                try:
+                    thing.on_native_engine_failed()
+                except Exception:
+                    log.exception("could not handle the failure of the native engine")
 
     def _dispatch(self, kind: int, token: int, arguments: Arguments, payload: bytes) -> None:
         if kind == RECORD_HISTOGRAM:
@@ -183,16 +186,24 @@ class NativeEnginePool:
     def runner(self, group: object = None) -> NativeEngineRunner:
         """Return the runner to use for a new SSH connection, or for a new relay between two sockets.
 
-        While there are fewer than `settings.threads` runners, create a new runner. Otherwise, select the runner with
-        the smallest `group_size`. If several runners have the same `group_size`, select the one with the lowest load.
+        While there are fewer than `settings.threads` runners, create a new runner. Otherwise, or if no more threads can
+        be started, select the runner with the smallest `group_size`. If several runners have the same `group_size`,
+        select the one with the lowest load.
 
         Args:
             group: Connections of the same group, such as those of a tunnel, are distributed evenly over the runners.
                 None for no group.
         """
         if len(self.runners) < self._threads:
-            self.runners.append(NativeEngineRunner(self._loop, settings.growth_bytes // self._threads))
-            return self.runners[-1]
+            try:
+                self.runners.append(NativeEngineRunner(self._loop, settings.growth_bytes // settings.threads))
+            except OSError as error:
+                if not self.runners:
+                    raise
+                self._threads = len(self.runners)
+                log.warning("cannot start another data plane thread (%s): %d run", error.strerror, self._threads)
+            else:
+                return self.runners[-1]
         return min(self.runners, key=lambda runner: (runner.group_size(group), runner.load))
 
     def all_runners(self) -> list[NativeEngineRunner]:

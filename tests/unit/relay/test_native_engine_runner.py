@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import errno
 import os
 from types import SimpleNamespace
 from typing import Any, cast
@@ -97,3 +98,23 @@ async def test_the_native_engines_share_the_connections_of_a_group_evenly(monkey
     first.close()
     second.close()
     assert second.group_size(tunnel) == 0
+
+
+async def test_fewer_threads_run_if_no_more_can_be_started(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    need_data_plane()
+    from gateway.relay import native_engine_runner  # noqa: PLC0415 - the native engine is optional
+
+    monkeypatch.setattr(_dataplane.settings, "threads", 3)
+    pool = native_engine_runner.NativeEnginePool(asyncio.get_running_loop())
+    first = pool.runner()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(native_engine_runner, "NativeEngineRunner", refuse)
+    assert pool.runner() is first
+    assert pool.all_runners() == [first]
+    assert caplog.text.count("cannot start another data plane thread") == 1
+    first.close()
