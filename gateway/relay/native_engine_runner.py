@@ -186,9 +186,9 @@ class NativeEnginePool:
     def runner(self, group: object = None) -> NativeEngineRunner:
         """Return the runner to use for a new SSH connection, or for a new relay between two sockets.
 
-        While there are fewer than `settings.threads` runners, create a new runner. Otherwise, or if no more threads can
-        be started, select the runner with the smallest `group_size`. If several runners have the same `group_size`,
-        select the one with the lowest load.
+        While there are fewer than `settings.threads` runners, create a new runner. Otherwise, or if no more threads
+        can be started, select the runner with the smallest `group_size`. If several runners have the same
+        `group_size`, select the one with the lowest load.
 
         Args:
             group: Connections of the same group, such as those of a tunnel, are distributed evenly over the runners.

@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import errno
 import os
 from types import SimpleNamespace
 from typing import Any, cast
