@@ -84,6 +84,7 @@ def config_options(command: _Command) -> _Command:
         "--config",
         "file",
         type=click.Path(path_type=Path, readable=False),  # `load` reports an unreadable file
+        metavar="FILE",
         envvar="GATEWAY_CONFIG",
         help="Configuration file. [env: GATEWAY_CONFIG]",
     )(command)
