@@ -96,7 +96,7 @@ static void restore_user_timeout(struct engine *e, struct stall *s, int fd)
     s->suspended = false;
 }
 
-/* Check a TCP socket in the next scans, because data was sent to it. */
+/* Check a TCP socket in the next scans, because data was written to it. */
 void stall_watch(struct engine *e, struct stall *s)
 {
     if (s->watched)
@@ -132,7 +132,7 @@ static void check_stalled(struct engine *e, struct stall *s, int fd, uint64_t no
         s->since = now;
         s->acknowledged = info.tcpi_bytes_acked;
         s->watched = info.tcpi_notsent_bytes > 0;
-    } else if (s->suspended && since_acknowledgment > NO_ACK_FOR) {
+    } else if (since_acknowledgment > NO_ACK_FOR) {
         restore_user_timeout(e, s, fd);
     } else if (!s->suspended && stalled >= STALLED_AFTER(e) && since_acknowledgment + ACK_MARGIN(e) < stalled) {
         s->suspended = true;

@@ -42,8 +42,6 @@ class AuditLogWriter:
     def __init__(self, target: Path | str, instance: str, max_queued: int) -> None:
         self.dropped = 0
         """Number of events that were dropped."""
-        self.lost = 0
-        """Number of dropped events that no event `dropped` reports, because the writer was closed or has failed."""
         self.opened = threading.Event()
         """Set after the first attempt to open the destination of the audit log."""
         self.error: OSError | None = None
@@ -56,6 +54,10 @@ class AuditLogWriter:
         self._queue: list[AuditLogEvent] = []
         self._unreported = 0
         """Number of dropped events to report in the next event `dropped`."""
+        self._reported_in_line = 0
+        """The number in the event `dropped` whose line is in `_writing`; 0 if there is no such line."""
+        self._lost = 0
+        """Number of events that were dropped when the writer was closed or failed."""
         self._writing: deque[bytes] = deque()
         """Encoded lines that the writer's thread has taken from the queue, but not written yet."""
         self._progress = time.monotonic()
@@ -106,6 +108,11 @@ class AuditLogWriter:
         return None
 
     @property
+    def lost(self) -> int:
+        """Number of dropped events that no event `dropped` reports. Read it only after the thread has ended."""
+        return self._lost + self._unreported
+
+    @property
     def alive(self) -> bool:
         """Whether the thread is running."""
         return self._thread.is_alive()
@@ -118,10 +125,7 @@ class AuditLogWriter:
     def abandon(self) -> None:
         """Drop all unwritten events. Call this method if the thread did not exit in time."""
         with self._lock:
-            left = len(self._queue) + len(self._writing)
-            self.dropped += left
-            self.lost += left + self._unreported
-            self._queue, self._unreported = [], 0
+            left = self._drop_rest()
         if left:
             log.error("audit log incomplete: last events lost", extra={"events": left})
 
@@ -159,6 +163,7 @@ class AuditLogWriter:
             unreported, self._unreported = self._unreported, 0
         if unreported:  # append `dropped`, because these drops happened after the other events were queued
             events.append(AuditLogEvent(time.time(), "dropped", {"count": unreported, "reason": "queue_full"}))
+            self._reported_in_line = unreported
         self._progress = time.monotonic()
         for each in events:
             try:
@@ -194,18 +199,25 @@ class AuditLogWriter:
                 last = self._closing.wait(_RETRY_DELAY)
             else:
                 self._progress = time.monotonic()
+                if not self._writing:
+                    self._reported_in_line = 0
                 if self.error is not None:
                     self.error = None
                     log.info("writing to the audit log works again", extra={"file": str(self._target)})
 
     def _drop_all(self) -> None:
         with self._lock:
-            left = len(self._writing) + len(self._queue)
-            self.dropped += left
-            self.lost += left + self._unreported
-            self._queue, self._unreported = [], 0
+            left = self._drop_rest()
         self._writing.clear()
         log.error("cannot write to the audit log: last events lost", extra={"events": left})
+
+    def _drop_rest(self) -> int:
+        """Count all unwritten events as dropped, and return their number. The caller must hold the lock."""
+        left = len(self._queue) + len(self._writing) - (self._reported_in_line > 0)
+        self.dropped += left
+        self._lost += left + self._unreported + self._reported_in_line
+        self._queue, self._unreported, self._reported_in_line = [], 0, 0
+        return left
 
 
 class _OncePerMinute:

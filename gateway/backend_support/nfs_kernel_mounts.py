@@ -24,6 +24,8 @@ _TIMEO, _MAX_RETRANS = 60, 9
 `timeo * (1 + retrans)`, the timeout of an RPC call, to 600 s."""
 MAX_MOUNT_WAIT = _TIMEO * (1 + _MAX_RETRANS)
 """Maximum number of seconds for which the kernel can wait for the server during a mount."""
+DEFAULT_HOLD = 300.0
+"""Default of `hold` for NFS backends, in seconds."""
 _VERSION_OPTIONS = ("vers", "nfsvers")
 _VERSIONS = ("4", "4.0", "4.1", "4.2")
 _RESERVED = frozenset({
@@ -133,17 +135,23 @@ def _imported_options(mount: Mapping[str, str]) -> tuple[list[str], list[str]]:
 
 
 def _host_mount(address: str, port: int, export: str, options: Sequence[str]) -> FstabFields:
-    """Return the mount of an export. Implements `KernelMountProperties.host_mount`."""
+    """Return the mount of an export, which waits for `DEFAULT_HOLD`.
+
+    Implements `KernelMountProperties.host_mount`.
+    """
+    waits = (f"timeo={_TIMEO * 10}", f"retrans={_retrans(DEFAULT_HOLD)}")
     version = next((each for each in options if re.match(r"(nfs)?vers=4\.", each)), "nfsvers=4.2")
     replaced = [
         each
         for each in options
-        if each.partition("=")[0] in {*REPLACED, "intr", "nointr"}
+        if each.partition("=")[0] in {*REPLACED, "intr", "nointr", "timeo", "retrans"}
+        and each not in waits
         and not re.fullmatch(r"hard|tcp|proto=tcp|(nfs)?vers=4\.\d", each)  # agrees with a mount through the gateway
     ]
-    kept = [each for each in options if each not in replaced]
-    note = f"the new line omits {','.join(replaced)}, because the gateway forwards NFSv4 over TCP" if replaced else ""
-    return FstabFields(_device(address, export), "nfs4", (*kept, f"port={port}", version, "hard"), note)
+    kept = [each for each in options if each not in (*replaced, *waits)]
+    reason = "because it mounts NFSv4 over TCP, and waits for the gateway's tunnel"
+    note = f"the new line omits {','.join(replaced)}, {reason}" if replaced else ""
+    return FstabFields(_device(address, export), "nfs4", (*kept, f"port={port}", version, "hard", *waits), note)
 
 
 def _render_export(uses: Sequence[tuple[NfsBackendOptions, Sequence[str]]]) -> str:

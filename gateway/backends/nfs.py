@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gateway.backend_support.nfs_kernel_mounts import (
+    DEFAULT_HOLD,
     DEFAULT_PORT,
     MAX_MOUNT_WAIT,
     NFS_MOUNT_PROPERTIES,
@@ -177,7 +178,7 @@ KIND = BackendKind(
     schemes=("nfs",),
     default_port=DEFAULT_PORT,
     read_url=_read_url,
-    hold=Duration(300.0),
+    hold=Duration(DEFAULT_HOLD),
     traffic_class=TrafficClass.BULK,
     mount=NFS_MOUNT_PROPERTIES,
     facts=(EXPORT_READ_ONLY, IDENTITY, SPACE, LEASE),

@@ -1,5 +1,6 @@
 """`gateway render`: prints configuration for other programs, such as OpenSSH, Compose and Kubernetes."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,7 +172,7 @@ def kubernetes(
         raise UsageError(
             "the ConfigMap contains only the configuration file: move the settings from the command line to this file"
         )
-    if file.exists() and not file.is_file():
+    if os.path.exists(file) and not os.path.isfile(file):  # noqa: PTH110, PTH113 - `Path.exists` can raise an error
         raise UsageError(f"{file} is not a regular file: write the configuration to a file, and name it with -c")
     # Do not expand environment variables of this process, because the pod does not have them.
     unset = (

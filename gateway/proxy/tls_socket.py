@@ -135,6 +135,7 @@ class TlsSocket:
     def abort(self) -> None:
         """Reset the connection."""
         self._stop_sending()
+        user_timeout_suspender().unwatch(self._sock)
         reset(self._sock)
 
     async def _do_handshake(self) -> None:

@@ -201,7 +201,9 @@ class NativeEnginePool:
                 if not self.runners:
                     raise
                 self._threads = len(self.runners)
-                log.warning("cannot start another data plane thread (%s): %d run", error.strerror, self._threads)
+                log.warning(
+                    "cannot start another data plane thread (%s): continuing with %d", error.strerror, self._threads
+                )
             else:
                 return self.runners[-1]
         return min(self.runners, key=lambda runner: (runner.group_size(group), runner.load))

@@ -15,6 +15,8 @@ USER_TIMEOUT_MS = 60_000
 the connection (RFC 5482)."""
 TCP_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    # Urgent data stays in the stream (RFC 6093, section 6). Otherwise, counters of received bytes do not match.
+    (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL),
@@ -32,7 +34,7 @@ def tune(sock: socket.socket) -> None:
 
 
 def tune_tcp(sock: socket.socket) -> None:
-    """Set TCP_NODELAY, keepalive and TCP_USER_TIMEOUT of a TCP socket."""
+    """Set the options in `TCP_OPTIONS`: TCP_NODELAY, SO_OOBINLINE, keepalive and TCP_USER_TIMEOUT."""
     for option in TCP_OPTIONS:
         sock.setsockopt(*option)
 

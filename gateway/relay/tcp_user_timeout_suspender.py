@@ -6,7 +6,8 @@ receive window is zero for longer than TCP_USER_TIMEOUT (tcp(7)).
 
 Therefore, this module disables the timeout of a socket if the peer has acknowledged none of the waiting data for 20
 seconds, but still acknowledges probes. When the peer acknowledges data again, or no longer acknowledges probes, the
-module restores the timeout. The waiting data can be in the kernel's send buffer, so the module asks the kernel.
+module restores the timeout. All waiting data can fit into the kernel's send buffer, so the module reads the kernel's
+counters instead of waiting until the socket accepts no data.
 """
 
 import asyncio
@@ -41,7 +42,8 @@ class _WatchedSocket:
 
     Args:
         reference: Refers to the socket.
-        since: Monotonic time, in seconds, of the last scan that found acknowledged data, or no waiting data.
+        since: Monotonic time, in seconds, of the last scan that found newly acknowledged data, or no waiting data.
+            Before the first such scan, the start of the watch.
         acknowledged: Number of bytes that the peer had acknowledged at the last scan.
         is_suspended: Whether TCP_USER_TIMEOUT is disabled.
     """
@@ -59,10 +61,10 @@ class _WatchedSocket:
         if not waiting or acknowledged != self.acknowledged:
             self.since, self.acknowledged = now, acknowledged
             self.suspend(sock, on=False)
-        elif self.is_suspended:
-            self.suspend(sock, on=since_ack <= _NO_ACK_FOR)
-        else:
-            self.suspend(sock, on=stalled_for >= _STALLED_AFTER and since_ack < stalled_for - _ACK_MARGIN)
+        elif since_ack > _NO_ACK_FOR:
+            self.suspend(sock, on=False)
+        elif stalled_for >= _STALLED_AFTER and since_ack < stalled_for - _ACK_MARGIN:
+            self.suspend(sock, on=True)
 
     def suspend(self, sock: socket.socket, *, on: bool) -> None:
         """Disable the timeout if `on` is true; otherwise, restore it. Do nothing if it already has this state."""
@@ -96,8 +98,9 @@ class TcpUserTimeoutSuspender:
 
     def unwatch(self, sock: socket.socket) -> None:
         """Restore the timeout of a socket, and no longer watch the socket. Call this before closing the socket."""
-        watched = self._watched.pop(sock.fileno(), None)
-        if watched is not None:
+        watched = self._watched.get(sock.fileno())
+        if watched is not None and watched.reference() is sock:
+            del self._watched[sock.fileno()]
             watched.suspend(sock, on=False)
 
     def _scan(self) -> None:

@@ -159,7 +159,7 @@ authorization:
 {{- end -}}
 {{- end -}}
 {{- /* An address conflicts with itself, and a wildcard with every address on its port. */ -}}
-{{- if regexMatch "^(127\\.|localhost$|\\[?::1\\]?$)" .Values.ops.address -}}{{- fail (printf "ops.address: the kubelet cannot reach %q, so the pod would never be ready: use 0.0.0.0, or an address of the node" .Values.ops.address) -}}{{- end -}}
+{{- if regexMatch "^(127\\.|localhost$|\\[?::1\\]?$)" .Values.ops.address -}}{{- fail (printf "ops.address: the kubelet cannot reach %q, so the pod would never be ready: use 0.0.0.0 or [::]" .Values.ops.address) -}}{{- end -}}
 {{- if hasKey (.Values.config.gateway | default dict) "state_dir" -}}{{- fail "config.gateway.state_dir: the chart uses /var/lib/gateway: remove this key" -}}{{- end -}}
 {{- if eq (int .Values.ops.port) (int .Values.ops.probePort) -}}{{- fail "ops.probePort equals ops.port: choose another port" -}}{{- end -}}
 {{- $taken := dict (printf "*:%d" (int .Values.ops.port)) "ops.port" (printf "*:%d" (int .Values.ops.probePort)) "ops.probePort" -}}

@@ -1,6 +1,7 @@
 """Tests the audit log without a running gateway."""
 
 import asyncio
+import errno
 import json
 import os
 import stat
@@ -168,6 +169,26 @@ def test_events_beyond_the_queue_are_counted_and_reported(tmp_path: Path) -> Non
     while writer.alive and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not writer.alive
+
+
+def test_events_whose_report_was_not_written_are_counted_as_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    writer = AuditLogWriter(path, "site-a", max_queued=3)
+    for number in range(5):
+        writer.put(AuditLogEvent(0.0, "connection", {"number": number}))
+    monkeypatch.setattr("gateway.audit_log.log_destination.os.write", write)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    soon(lambda: writer.error is not None)
+    writer.begin_close()
+    soon(lambda: not writer.alive)
+    os.close(reader)
+    assert (writer.dropped, writer.lost) == (5, 5)
 
 
 def soon(holds: Callable[[], bool]) -> None:

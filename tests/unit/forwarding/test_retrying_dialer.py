@@ -206,6 +206,7 @@ async def test_a_dial_is_not_stopped_shortly_before_the_end_of_hold(monkeypatch:
     async with waiting(paths) as client:
         paths.uplinks[1].open(Scripted("hangs"))
         assert (await client).target_path.uplink is paths.uplinks[0]
+    assert paths.failed == []
 
 
 async def test_a_slow_dial_over_the_last_path_continues(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import random
 import socket
 import struct
 import time
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -293,28 +294,54 @@ async def test_a_client_that_pauses_longer_than_the_user_timeout_loses_nothing(
 
 
 async def test_the_user_timeout_of_a_client_that_reads_slowly_is_not_suspended(
-    make: Maker, short_user_timeout: None
+    make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 9000)
+    monkeypatch.setattr(native_engine_runner, "USER_TIMEOUT_MS", 9000)
+    for name, value in (("_SCAN_INTERVAL", 0.1), ("_PARTS", 1), ("_STALLED_AFTER", 3.0), ("_ACK_MARGIN", 0.2)):
+        monkeypatch.setattr(tcp_user_timeout_suspender, name, value)
     client, inner = await pair()
     outer, backend = await pair()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
-    inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 3000)
+    inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 9000)
     with inner.dup() as same:
         relay = make(inner, outer, Histogram(), None)
         with client, backend:
             sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(backend, bytes(32 << 20)))
-            for _ in range(40):
+            for _ in range(50):
                 with contextlib.suppress(BlockingIOError):
                     client.recv(65536)
                 await asyncio.sleep(0.1)
-                assert same.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 3000
+                assert same.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 9000
             sending.cancel()
             relay.abort(CloseReason.ABORTED)
 
 
+async def test_the_user_timeout_of_a_peer_that_no_longer_acknowledges_probes_is_restored() -> None:
+    class Stalled(socket.socket):
+        since_ack = 0
+        user_timeout = -1
+
+        def getsockopt(self, *_: int) -> bytes:  # type: ignore[override] # the code reads only TCP_INFO
+            return tcp_user_timeout_suspender._TCP_INFO.pack(self.since_ack, 7, 1)
+
+        def setsockopt(self, *arguments: int) -> None:  # type: ignore[override]
+            self.user_timeout = arguments[-1]
+
+    with Stalled() as sock:
+        watched = tcp_user_timeout_suspender._WatchedSocket(weakref.ref(sock), 0.0)
+        for now, since_ack, expected in (
+            (10, 0, -1), (40, 1_000, 0), (150, 115_000, 0), (195, 155_000, sockets.USER_TIMEOUT_MS),
+            (205, 165_000, sockets.USER_TIMEOUT_MS), (215, 175_000, sockets.USER_TIMEOUT_MS), (225, 1_000, 0),
+        ):  # fmt: skip
+            sock.since_ack = since_ack
+            watched.check(sock, now)
+            assert sock.user_timeout == expected, now
+
+
 @pytest.mark.parametrize("ends", [True, False], ids=["end of stream", "open"])
 async def test_urgent_data_does_not_stop_or_shorten_the_stream(make: Maker, ends: bool) -> None:
-    """splice(2) does not read past the mark of urgent data."""
+    """splice(2) does not read past the mark of urgent data. The urgent byte becomes part of the stream."""
     loop = asyncio.get_running_loop()
     client, backend, relay, _ = await joined(make)
     data = random.Random(1).randbytes(8 << 20)
@@ -334,9 +361,9 @@ async def test_urgent_data_does_not_stop_or_shorten_the_stream(make: Maker, ends
         sending = asyncio.ensure_future(send())
         got = bytearray()
         async with asyncio.timeout(20):
-            while len(got) < len(data) and (piece := await loop.sock_recv(backend, 1 << 20)):
+            while len(got) <= len(data) and (piece := await loop.sock_recv(backend, 1 << 20)):
                 got += piece
-            assert got == data
+            assert got == data[: 6 << 20] + b"!" + data[6 << 20 :]
             if ends:
                 assert await loop.sock_recv(backend, 1) == b""
             await sending
