@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 from gateway.docker.options import SwarmPeerOptions
 from gateway.docker.peers.container_address_reports import ContainerAddressReport, PeerNetwork
@@ -118,11 +119,14 @@ class PeerConnectionManager:
         self._servers[network] = self._group.create_task(self._accept(network, sock))
 
     async def _accept(self, network: PeerNetwork, sock: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
         with sock:
             while True:
+                # `loop.sock_accept` would lose an accepted socket if this task is cancelled at the same time.
+                await _readable(sock)
                 try:
-                    client, (address, *_) = await loop.sock_accept(sock)
+                    client, (address, *_) = sock.accept()
+                except BlockingIOError:
+                    continue
                 except OSError as error:  # the process has no free descriptors, or the client has disconnected
                     log.debug("docker: cannot accept a connection from a peer", extra={"detail": str(error)})
                     await asyncio.sleep(_ACCEPT_RETRY)
@@ -130,12 +134,22 @@ class PeerConnectionManager:
                 if self._handshakes[address] >= _MAX_HANDSHAKES:
                     client.close()
                     continue
+                client.setblocking(False)
                 self._handshakes[address] += 1
-                self._group.create_task(self._handshake(network, client, address))
+                accepted = [client]
+                task = self._group.create_task(self._handshake(network, accepted, address))
+                task.add_done_callback(partial(_close_all, accepted))
 
-    async def _handshake(self, network: PeerNetwork, client: socket.socket, address: str) -> None:
-        """Complete the TLS handshake with a peer, and send reports until the connection closes."""
-        loop = asyncio.get_running_loop()
+    async def _handshake(self, network: PeerNetwork, accepted: list[socket.socket], address: str) -> None:
+        """Complete the TLS handshake with a peer, and send reports until the connection closes.
+
+        Args:
+            network: The network over which the peer has connected.
+            accepted: A list with the accepted socket. This method takes the socket from the list. If this method is
+                cancelled before it starts, the socket stays in the list, and the caller must close the socket.
+            address: The address of the peer.
+        """
+        loop, client = asyncio.get_running_loop(), accepted.pop()
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
         try:
@@ -206,3 +220,19 @@ class PeerConnectionManager:
             maintain_peer(peer, self._options.port, self._connecting, self._changed, wanted)
         )
         task.add_done_callback(over)
+
+
+async def _readable(sock: socket.socket) -> None:
+    """Wait until a client waits in the queue of a listening socket."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(sock, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(sock)
+
+
+def _close_all(accepted: list[socket.socket], _: object) -> None:
+    for client in accepted:
+        client.close()
