@@ -109,7 +109,7 @@ class AuditLogWriter:
 
     @property
     def lost(self) -> int:
-        """Number of dropped events that no event `dropped` reports. Read it only after the thread has ended."""
+        """Number of dropped events that no event `dropped` reports. Valid after the close of the writer."""
         return self._lost + self._unreported
 
     @property

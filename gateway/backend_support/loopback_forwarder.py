@@ -13,7 +13,7 @@ from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.metric_types import Histogram
 from gateway.relay.socket_relay import SocketRelay
-from gateway.relay.sockets import tune
+from gateway.relay.sockets import accept_connection, tune
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ async def _join(
     listener: socket.socket, local: tuple[str, int], link: SocketConnector, target: HostPort, phases: PhaseTimer
 ) -> Relay:
     while True:
-        accepted, peer = await _accept(listener)
+        accepted, peer = await accept_connection(listener)
         if peer == local:
             break
         accepted.close()  # another process has connected to the port
@@ -79,20 +79,3 @@ async def _join(
     except BaseException:
         accepted.close()
         raise
-
-
-async def _accept(listener: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
-    """Accept a connection without `loop.sock_accept`, which can leak the connection if the caller is cancelled."""
-    loop = asyncio.get_running_loop()
-    while True:
-        try:
-            accepted, peer = listener.accept()
-        except BlockingIOError:
-            readable = asyncio.Event()
-            loop.add_reader(listener, readable.set)
-            try:
-                await readable.wait()
-            finally:
-                loop.remove_reader(listener)
-        else:
-            return accepted, peer

@@ -2,7 +2,6 @@
 
 import json
 from typing import Any
-from urllib.parse import quote
 
 import click
 
@@ -15,7 +14,7 @@ from gateway.cli.terminal_output import print_table, print_wrapped, terminal_wid
 from gateway.cli.value_format import format_age, format_clock
 from gateway.config.suggestions import backend_hint
 from gateway.errors import UsageError
-from gateway.ops.ops_api_client import OpsApiClient
+from gateway.ops.ops_api_client import OpsApiClient, quote_name
 from gateway.ops.state_descriptions import state_name
 
 
@@ -61,7 +60,7 @@ def _print(status: dict[str, Any], name: str) -> None:
 
 
 def _explain_container(client: OpsApiClient, name: str, status: dict[str, Any], output: str) -> None:
-    code, container = client.get(f"/api/v1/containers/{quote(name, safe='', errors='surrogateescape')}")
+    code, container = client.get(f"/api/v1/containers/{quote_name(name)}")
     if code == 409:
         raise UsageError(container["detail"])
     if code != 200 or not isinstance(container, dict) or "remedies" not in container:

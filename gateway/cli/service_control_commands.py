@@ -1,34 +1,27 @@
 """Defines the commands that control a running service over its admin socket."""
 
-from urllib.parse import quote
-
 import click
 
 from gateway.cli.completion import complete_backends, complete_tunnels
 from gateway.cli.service_connection_options import admin_socket_option
 from gateway.cli.terminal_output import print_text
-from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
-from gateway.ops.ops_api_client import OpsApiClient
+from gateway.errors import GatewayError, UsageError
+from gateway.ops.ops_api_client import OpsApiClient, quote_name
 
 
 def _post(admin_socket: str | None, path: str) -> None:
-    code, body = OpsApiClient(None, admin_socket).post(path)
-    if not isinstance(body, dict) or "detail" not in body:
-        raise ServiceUnreachableError(
-            f"the responding server is not a gateway: {path} returned {code} {str(body)[:60]!r}"
-        )
+    code, detail = OpsApiClient(None, admin_socket).post(path)
     if code == 422:
-        raise UsageError(f"the service rejected the new configuration, and keeps the previous one:\n{body['detail']}")
+        raise UsageError(f"the service rejected the new configuration, and keeps the previous one:\n{detail}")
     if code != 200:
-        raise GatewayError(body["detail"])
-    print_text(body["detail"], keep_lines=True)
+        raise GatewayError(detail)
+    print_text(detail, keep_lines=True)
 
 
-def _quoted(name: str) -> str:
-    """Return the name of a backend or tunnel for a path. An argument can contain bytes that are not UTF-8."""
+def _post_named(admin_socket: str | None, collection: str, name: str, command: str) -> None:
     if not name:
         raise UsageError("NAME is empty: write the name of a backend or tunnel")
-    return quote(name, safe="", errors="surrogateescape")
+    _post(admin_socket, f"/-/{collection}/{quote_name(name)}/{command}")
 
 
 def _service_command(name: str, text: str) -> click.Command:
@@ -54,7 +47,7 @@ def _named_command(name: str, collection: str, text: str) -> click.Command:
     @click.argument("member", metavar="NAME", shell_complete=complete)
     @admin_socket_option
     def command(member: str, admin_socket: str | None) -> None:
-        _post(admin_socket, f"/-/{collection}/{_quoted(member)}/{name}")
+        _post_named(admin_socket, collection, member, name)
 
     return command
 
@@ -98,4 +91,4 @@ def fail(name: str, undo: bool, admin_socket: str | None) -> None:
 
     Also resets new clients while the backend cannot be reached. By default, these clients wait.
     """
-    _post(admin_socket, f"/-/backends/{_quoted(name)}/{'hold' if undo else 'fail'}")
+    _post_named(admin_socket, "backends", name, "hold" if undo else "fail")

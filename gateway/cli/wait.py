@@ -2,7 +2,6 @@
 
 import time
 from typing import Any
-from urllib.parse import quote
 
 import click
 
@@ -10,7 +9,7 @@ from gateway.cli.completion import complete_backends
 from gateway.cli.service_connection_options import service_options
 from gateway.config.suggestions import backend_hint
 from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
-from gateway.ops.ops_api_client import OpsApiClient
+from gateway.ops.ops_api_client import OpsApiClient, quote_name
 
 _POLL_INTERVAL = 0.2
 
@@ -30,7 +29,7 @@ def wait(names: tuple[str, ...], client: OpsApiClient, longest: str) -> None:
         deadline = time.monotonic() + duration(longest)
     except ValueError as error:
         raise UsageError(f"--max: {error}") from error
-    query = "?require=" + quote(",".join(names), errors="surrogateescape") if names else ""
+    query = "?require=" + ",".join(map(quote_name, names)) if names else ""
     while True:
         failure: GatewayError
         try:

@@ -49,12 +49,11 @@ class Listener:
     ) -> None:
         self.address = address
         self._sockets = _bind(address, free_bind=free_bind) if sockets is None else sockets
-        self._bound_here = sockets is None
         self._on_accept: AcceptHandler | None = None
         self._withdraw: Callable[[], None] | None = None
         self._file: os.stat_result | None = None
         self._open_to_all = False
-        if address.is_unix and self._bound_here:
+        if address.is_unix and sockets is None:
             try:
                 self._file = Path(address.host).lstat()
             except OSError as error:

@@ -8,7 +8,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from gateway import default_file_paths
 from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
@@ -85,19 +85,20 @@ class OpsApiClient:
         """
         status, body = self.get(path)
         if not isinstance(body, dict) or not ({"backends", "consumers", "members"} & body.keys()):
-            raise ServiceUnreachableError(
-                f"the responding server is not a gateway: {path} returned {status} {str(body)[:60]!r}"
-            )
+            raise _not_a_gateway(path, status, body)
         return status, body
 
-    def post(self, path: str) -> tuple[int, Any]:
-        """Send a command (POST request) to the admin socket, and return the status code and the body.
+    def post(self, path: str) -> tuple[int, str]:
+        """Send a command (POST request) to the admin socket, and return the status code and the result.
 
         Raises:
-            ServiceUnreachableError: The service does not respond.
+            ServiceUnreachableError: The service does not respond, or the response is not from a gateway.
             GatewayError: The response is not valid.
         """
-        return self._request_socket("POST", path)
+        status, body = self._request_socket("POST", path)
+        if not isinstance(body, dict) or "detail" not in body:
+            raise _not_a_gateway(path, status, body)
+        return status, str(body["detail"])
 
     def _connection(self, url: str) -> tuple[http.client.HTTPConnection, str]:
         """Return an unopened HTTP connection to `url`, and the prefix for request paths.
@@ -186,6 +187,17 @@ class OpsApiClient:
             return response.status, json.loads(body)
         except ValueError as error:
             raise GatewayError(f"{where}: the response is not valid JSON: use the address of a gateway") from error
+
+
+def quote_name(name: str) -> str:
+    """Quote the name of a backend, tunnel or container for a URL. The name can contain bytes that are not UTF-8."""
+    return quote(name, safe="", errors="surrogateescape")
+
+
+def _not_a_gateway(path: str, status: int, body: object) -> ServiceUnreachableError:
+    return ServiceUnreachableError(
+        f"the responding server is not a gateway: {path} returned {status} {str(body)[:60]!r}"
+    )
 
 
 def _why(error: OSError | http.client.HTTPException, where: str) -> str:

@@ -1,9 +1,11 @@
-"""Sets options of sockets, such as keepalive, and closes or resets sockets."""
+"""Accepts connections, sets options of sockets, such as keepalive, and closes or resets sockets."""
 
+import asyncio
 import contextlib
 import errno
 import socket
 import struct
+from typing import Any
 
 _LINGER_NOW = struct.pack("ii", 1, 0)
 _LINGER_NOT = struct.pack("ii", 0, 0)
@@ -37,6 +39,33 @@ def tune_tcp(sock: socket.socket) -> None:
     """Set the options in `TCP_OPTIONS`: TCP_NODELAY, SO_OOBINLINE, keepalive and TCP_USER_TIMEOUT."""
     for option in TCP_OPTIONS:
         sock.setsockopt(*option)
+
+
+async def accept_connection(listener: socket.socket) -> tuple[socket.socket, Any]:
+    """Wait for a connection, and accept it. The caller owns the returned socket.
+
+    Unlike `loop.sock_accept`, this function does not leak the connection if the caller is cancelled.
+
+    Args:
+        listener: A non-blocking listening socket.
+
+    Returns:
+        The socket of the connection, and the address of its peer, as `socket.accept` returns them.
+
+    Raises:
+        OSError: The connection cannot be accepted, for example because no file descriptors are left.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return listener.accept()
+        except BlockingIOError:
+            readable = asyncio.Event()
+            loop.add_reader(listener, readable.set)
+            try:
+                await readable.wait()
+            finally:
+                loop.remove_reader(listener)
 
 
 _TCP_RTO_MAX_MS = 44

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import select
 import socket
 import ssl
 import threading
@@ -363,19 +364,24 @@ def in_between(server: postgres.Postgres, authority: certificates.Issued) -> Ite
             context.wrap_socket(client, server_side=True) as outside,
             socket.create_connection(("127.0.0.1", server.port), timeout=20) as inside,
         ):
-            threading.Thread(target=_pump, args=(inside, outside), daemon=True).start()
-            _pump(outside, inside)
+            _pass_on(outside, inside)
 
     with serving(pass_on) as port:
         yield port
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
+def _pass_on(outside: ssl.SSLSocket, inside: socket.socket) -> None:
+    """Pass data on in both directions until one side ends. A TLS connection must not be used by two threads."""
+    sinks: dict[socket.socket, socket.socket] = {outside: inside, inside: outside}
     with contextlib.suppress(OSError):
-        while data := source.recv(4096):
-            sink.sendall(data)
-    with contextlib.suppress(OSError):
-        sink.shutdown(socket.SHUT_RDWR)
+        while True:
+            ready = [outside] if outside.pending() else select.select(list(sinks), [], [], 20)[0]
+            if not ready:
+                return
+            for source in ready:
+                if not (data := source.recv(4096)):
+                    return
+                sinks[source].sendall(data)
 
 
 async def test_a_server_in_between_cannot_relay_a_postgres_login(
@@ -389,7 +395,8 @@ async def test_a_server_in_between_cannot_relay_a_postgres_login(
         verified = postgres_backend(
             shared_postgres, tls=HealthCheckTlsOptions("verify", authority.ca, certificates.NAME)
         )
-        assert (await probe(verified, port)).state is HealthState.UP
+        result = await probe(verified, port)
+        assert result.state is HealthState.UP, result.detail
 
 
 async def test_no_thread_or_connection_of_a_mysql_check_outlives_its_deadline() -> None:

@@ -4,42 +4,20 @@ import asyncio
 import contextlib
 import random
 import socket
-from collections.abc import Callable
 
 import pytest
 
-from gateway.connection_tap import Tap
-from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.metric_types import Histogram
 from gateway.relay import sockets, tcp_user_timeout_suspender
-from gateway.relay.native_engine_selection import relay_sockets
-from gateway.relay.socket_relay import SocketRelay
-from gateway.relay.sockets import tune
-from tests.support.requirements import need_data_plane
+from tests.support.relays import ENGINES, Maker, maker, tcp_pair
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
-Maker = Callable[[socket.socket, socket.socket, Histogram, Tap | None], Relay]
 
-
-@pytest.fixture(params=["event loop", "native engine"])
+@pytest.fixture(params=ENGINES)
 def make(request: pytest.FixtureRequest) -> Maker:
-    """Return a function that creates relays, either in the event loop or in the native engine."""
-    if request.param == "event loop":
-        return SocketRelay
-    need_data_plane()
-    return relay_sockets
-
-
-async def pair() -> tuple[socket.socket, socket.socket]:
-    """Return both sockets of a TCP connection over the loopback interface."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        near = socket.create_connection(server.getsockname())
-        far, _ = server.accept()
-    tune(near)
-    tune(far)
-    return near, far
+    return maker(request.param)
 
 
 def set_user_timeout(monkeypatch: pytest.MonkeyPatch, milliseconds: int, stalled_after: float) -> None:
@@ -62,10 +40,10 @@ async def test_a_client_that_pauses_longer_than_the_user_timeout_loses_nothing(
 ) -> None:
     set_user_timeout(monkeypatch, 3000, 0.6)
     loop = asyncio.get_running_loop()
-    client, inner = await pair()
-    outer, backend = await pair()
+    client, inner = await tcp_pair()
+    outer, backend = await tcp_pair()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
-    # In production, only the gateway's sockets have TCP_USER_TIMEOUT, but `pair` sets it on all sockets.
+    # In production, only the gateway's sockets have TCP_USER_TIMEOUT, but `tcp_pair` sets it on all sockets.
     for end, milliseconds in ((client, 0), (backend, 0), (inner, 3000), (outer, 3000)):
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     with inner.dup() as same:  # the relay owns `inner`
@@ -91,8 +69,8 @@ async def test_the_user_timeout_of_a_client_that_reads_slowly_is_not_suspended(
     make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_user_timeout(monkeypatch, 9000, 3.0)
-    client, inner = await pair()
-    outer, backend = await pair()
+    client, inner = await tcp_pair()
+    outer, backend = await tcp_pair()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
     inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 9000)
     with inner.dup() as same:

@@ -17,6 +17,7 @@ from gateway.docker.peers.peer_connection import (
     maintain_peer,
     wait_at_most,
 )
+from gateway.relay.sockets import accept_connection
 
 log = logging.getLogger(__name__)
 
@@ -121,12 +122,8 @@ class PeerConnectionManager:
     async def _accept(self, network: PeerNetwork, sock: socket.socket) -> None:
         with sock:
             while True:
-                # `loop.sock_accept` would lose an accepted socket if this task is cancelled at the same time.
-                await _readable(sock)
                 try:
-                    client, (address, *_) = sock.accept()
-                except BlockingIOError:
-                    continue
+                    client, (address, *_) = await accept_connection(sock)
                 except OSError as error:  # the process has no free descriptors, or the client has disconnected
                     log.debug("docker: cannot accept a connection from a peer", extra={"detail": str(error)})
                     await asyncio.sleep(_ACCEPT_RETRY)
@@ -220,17 +217,6 @@ class PeerConnectionManager:
             maintain_peer(peer, self._options.port, self._connecting, self._changed, wanted)
         )
         task.add_done_callback(over)
-
-
-async def _readable(sock: socket.socket) -> None:
-    """Wait until a client waits in the queue of a listening socket."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(sock, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(sock)
 
 
 def _close_all(accepted: list[socket.socket], _: object) -> None:

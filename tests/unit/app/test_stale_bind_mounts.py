@@ -37,7 +37,7 @@ def test_files_shared_with_the_host_are_not_reported() -> None:
     assert stale_files([Path("/x")], "") == []
 
 
-def test_a_symbolic_link_to_itself_is_no_error(tmp_path: Path) -> None:
+def test_a_symbolic_link_to_itself_does_not_raise_an_error(tmp_path: Path) -> None:
     loop = tmp_path / "known_hosts"
     loop.symlink_to(loop)
     assert find_stale_files([loop]) == []

@@ -1,8 +1,7 @@
 """Tests `gateway init` with flags, and with answers to its questions. `gateway validate` accepts the written file."""
 
-import errno
-import os
 import re
+import resource
 import socket
 from pathlib import Path
 
@@ -165,14 +164,14 @@ def test_a_file_that_cannot_be_written_is_reported_before_the_questions(folder: 
     assert done.output == ""
 
 
-def test_a_file_that_cannot_be_completed_is_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patched:
-        patched.setattr("os.fdopen", full)
-        with pytest.raises(OSError, match="No space left"):
+def test_a_file_that_cannot_be_completed_is_removed(folder: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
             create_file(folder / "password", "secret", 0o600)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not (folder / "password").exists()
 
 

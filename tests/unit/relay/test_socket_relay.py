@@ -7,50 +7,30 @@ import socket
 import struct
 import time
 import weakref
-from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.connection_tap import Tap
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.metric_types import Histogram
 from gateway.nfs.latency_tap import RpcLatencyTap
 from gateway.relay import sockets, tcp_user_timeout_suspender
 from gateway.relay.event_loop import RelayEventLoop
-from gateway.relay.native_engine_selection import relay_sockets
 from gateway.relay.socket_relay import SocketRelay
 from gateway.relay.sockets import reset, tune
-from tests.support.requirements import need_data_plane
+from tests.support.relays import ENGINES, Maker, maker, tcp_pair
 
 
-async def pair() -> tuple[socket.socket, socket.socket]:
-    """Return both sockets of a TCP connection over the loopback interface."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        near = socket.create_connection(server.getsockname())
-        far, _ = server.accept()
-    tune(near)
-    tune(far)
-    return near, far
-
-
-Maker = Callable[[socket.socket, socket.socket, Histogram, Tap | None], Relay]
-
-
-@pytest.fixture(params=["event loop", "native engine"])
+@pytest.fixture(params=ENGINES)
 def make(request: pytest.FixtureRequest) -> Maker:
-    """Return a function that creates relays, either in the event loop or in the native engine."""
-    if request.param == "event loop":
-        return SocketRelay
-    need_data_plane()
-    return relay_sockets
+    return maker(request.param)
 
 
 async def joined(make: Maker) -> tuple[socket.socket, socket.socket, Relay, Histogram]:
-    client, inner = await pair()
-    outer, backend = await pair()
+    client, inner = await tcp_pair()
+    outer, backend = await tcp_pair()
     latency = Histogram()
     return client, backend, make(inner, outer, latency, None), latency
 
@@ -202,8 +182,8 @@ class RecordingTap:
 
 
 async def test_a_finished_tap_is_dropped(make: Maker) -> None:
-    client, inner = await pair()
-    outer, backend = await pair()
+    client, inner = await tcp_pair()
+    outer, backend = await tcp_pair()
     latency, ear = Histogram(), RecordingTap(5)
     relay = make(inner, outer, latency, ear)
     loop = asyncio.get_running_loop()
@@ -234,8 +214,8 @@ async def test_a_finished_tap_is_dropped(make: Maker) -> None:
 
 
 async def test_the_relay_does_not_measure_latency_if_the_tap_does(make: Maker) -> None:
-    client, inner = await pair()
-    outer, backend = await pair()
+    client, inner = await tcp_pair()
+    outer, backend = await tcp_pair()
     latency, found = Histogram(), Histogram()
     relay = make(inner, outer, latency, RpcLatencyTap(found.observe))
     loop = asyncio.get_running_loop()
@@ -315,7 +295,7 @@ def test_data_that_a_unix_client_sends_before_its_close_arrives(make: Maker, loo
         client, inner = socket.socketpair()
         tune(client)
         tune(inner)
-        outer, backend = await pair()
+        outer, backend = await tcp_pair()
         with backend:
             relay = make(inner, outer, Histogram(), None)
             sent = random.Random(1).randbytes(3 << 20)
