@@ -153,7 +153,7 @@ class ChildProcess:
     async def exits_within(self, seconds: float) -> bool:
         """Return whether the process exits within `seconds`.
 
-        If the process has only begun to exit by then, wait until it has exited, and return True.
+        If the process has begun to exit by then, but has not exited yet, wait until it has exited, and return True.
         """
         await asyncio.wait({self._exit}, timeout=seconds)
         if self.exit_code is None and not self._is_exiting():
@@ -189,9 +189,8 @@ class ChildProcess:
         finally:
             # Other processes in the group, which the program has started, may still run.
             self.kill()
-        await asyncio.wait({self._exit})
-        self._reader.cancel()
-        await asyncio.wait({self._reader})
+            self._reader.cancel()
+        await asyncio.wait({self._exit, self._reader})
 
     async def _wait_exit(self) -> int:
         self.exit_code = code = await wait_exit(self.pid)

@@ -113,6 +113,22 @@ async def test_the_program_and_its_children_are_killed_when_the_gateway_stops(tm
         await gone(int(pid))
 
 
+async def test_a_cancellation_during_the_start_leaves_no_process(tmp_path: Path) -> None:
+    mark = tmp_path / "pids"
+    asking = asyncio.create_task(
+        run_password_command([script(tmp_path, f"sleep 1000 & echo $! $$ > {mark}; exec sleep 1000")], (), 100)
+    )
+    while not (mark.exists() and mark.read_text().endswith("\n")):
+        await asyncio.sleep(0)
+        time.sleep(0.1)  # noqa: ASYNC251 - Let the program run before the event loop has finished its start.
+    asking.cancel()
+    async with asyncio.timeout(30):
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    for pid in mark.read_text().split():
+        await gone(int(pid))
+
+
 def ended(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
