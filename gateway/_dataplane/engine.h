@@ -217,10 +217,9 @@ struct observer {
 
 /* The progress of the data that a TCP socket sends. */
 struct stall {
-    uint64_t since;        /* when the watch began, or when a scan found acknowledged data */
-    uint64_t acknowledged; /* number of bytes that the remote end had acknowledged at the last scan */
-    bool watched;          /* whether data may wait in the kernel's send buffer; scans then check the socket */
-    bool suspended;        /* whether TCP_USER_TIMEOUT of the socket is disabled */
+    uint64_t since; /* when data began to wait in the kernel's send buffer, or earlier */
+    bool watched;   /* whether data may wait in the kernel's send buffer; scans then check the socket */
+    bool suspended; /* whether TCP_USER_TIMEOUT of the socket is disabled */
 };
 
 /* A pipe(2) for splice(2), which holds bulk data on its way from one socket to another. */
@@ -400,7 +399,6 @@ void histogram_add(struct engine *, uint32_t index, uint64_t ns);
 void histogram_emit(struct engine *, uint32_t index, bool closed);
 void histogram_report(struct engine *, uint32_t index, bool later);
 void stall_watch(struct engine *, struct stall *);
-void stall_end(struct engine *, struct stall *, int fd);
 void set_user_timeout(int fd, uint32_t milliseconds);
 void timer_arm(struct engine *);
 void timer_expired(struct engine *);

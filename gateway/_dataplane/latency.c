@@ -14,14 +14,14 @@
 /* The times of a scan for stalls, in nanoseconds. With a TCP_USER_TIMEOUT of 60 s: 1 s, 20 s and 5 s. */
 #define STALL_SCAN_INTERVAL(e) ((e)->user_timeout * (SECOND / 1000) / 60)
 #define STALLED_AFTER(e) ((e)->user_timeout * (SECOND / 1000) / 3)
-/* Acknowledgments within this time after the start of a stall are ignored, because they can acknowledge data instead
- * of window probes. */
+/* Acknowledgments within this time after data began to wait are ignored, because they can acknowledge data instead of
+ * window probes. */
 #define ACK_MARGIN(e) ((e)->user_timeout * (SECOND / 1000) / 12)
 /* Each scan checks one part of the descriptors, so that a scan of many sockets takes little time. */
 #define STALL_SCAN_PARTS 10
-/* If the last acknowledgment is older, the remote end no longer acknowledges window probes. The longest interval between
- * two probes is 120 s. */
-#define NO_ACK_FOR (150 * SECOND)
+/* If the remote end has not acknowledged this number of successive window probes, it does not acknowledge probes. A
+ * single probe can be lost. */
+#define MAX_UNANSWERED_PROBES 2
 
 bool histogram_ensure(struct engine *e, uint32_t index)
 {
@@ -96,7 +96,7 @@ static void restore_user_timeout(struct engine *e, struct stall *s, int fd)
     s->suspended = false;
 }
 
-/* Check a TCP socket in the next scans, because data was written to it. */
+/* Check a TCP socket in the next scans, because data was written to it. Clear `watched` before closing the socket. */
 void stall_watch(struct engine *e, struct stall *s)
 {
     if (s->watched)
@@ -106,35 +106,31 @@ void stall_watch(struct engine *e, struct stall *s)
     schedule_stall_scan(e, s->since);
 }
 
-/* Restore TCP_USER_TIMEOUT of a socket, and no longer check the socket. Call this before closing the socket. */
-void stall_end(struct engine *e, struct stall *s, int fd)
-{
-    restore_user_timeout(e, s, fd);
-    s->watched = false;
-}
-
-/* Disable TCP_USER_TIMEOUT while the remote end acknowledges window probes, but reads none of the waiting data.
+/* Disable TCP_USER_TIMEOUT while data waits, no data is in flight, and the remote end acknowledges window probes.
  *
- * With TCP_USER_TIMEOUT, the kernel closes a connection if the receive window of the remote end stays zero for longer
- * than the timeout. RFC 9293, section 3.8.6.1, requires the sender to keep such a connection open.
+ * With TCP_USER_TIMEOUT, the kernel closes a connection if the receive window of the remote end is smaller than the next
+ * segment for longer than the timeout. RFC 9293, section 3.8.6.1, requires the sender to keep such a connection open.
+ *
+ * Do not restore the timeout when the remote end reads a part of the data: in many cases, the kernel still measures the
+ * time since the first probe, and would close the connection immediately.
  */
 static void check_stalled(struct engine *e, struct stall *s, int fd, uint64_t now)
 {
     struct tcp_info info = {0};
     socklen_t size = sizeof info;
-    uint64_t since_acknowledgment, stalled = now - s->since;
+    uint64_t since_acknowledgment, waiting = now - s->since;
 
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
         return;
     since_acknowledgment = info.tcpi_last_ack_recv * (SECOND / 1000);
-    if (!info.tcpi_notsent_bytes || info.tcpi_bytes_acked != s->acknowledged) {
+    if (!info.tcpi_notsent_bytes) {
         restore_user_timeout(e, s, fd);
-        s->since = now;
-        s->acknowledged = info.tcpi_bytes_acked;
-        s->watched = info.tcpi_notsent_bytes > 0;
-    } else if (since_acknowledgment > NO_ACK_FOR) {
+        s->watched = false;
+    } else if (since_acknowledgment > e->user_timeout * (SECOND / 1000) &&
+               (info.tcpi_unacked || info.tcpi_probes >= MAX_UNANSWERED_PROBES)) {
         restore_user_timeout(e, s, fd);
-    } else if (!s->suspended && stalled >= STALLED_AFTER(e) && since_acknowledgment + ACK_MARGIN(e) < stalled) {
+    } else if (!s->suspended && !info.tcpi_unacked && waiting >= STALLED_AFTER(e) &&
+               since_acknowledgment + ACK_MARGIN(e) < waiting) {
         s->suspended = true;
         set_user_timeout(fd, 0);
     }

@@ -1,13 +1,16 @@
 """Suspends TCP_USER_TIMEOUT of sockets while their peers are alive but do not read data.
 
-A client can legitimately stop reading for minutes. A sender must keep the connection open while the client
-acknowledges window probes (RFC 9293, section 3.8.6.1). However, the kernel closes the connection if the client's
-receive window is zero for longer than TCP_USER_TIMEOUT (tcp(7)).
+A client can legitimately stop reading for minutes, or read slowly. A sender must keep the connection open while the
+client acknowledges window probes (RFC 9293, section 3.8.6.1). However, the kernel closes the connection if the
+client's receive window is smaller than the next segment for longer than TCP_USER_TIMEOUT (tcp(7)).
 
-Therefore, this module disables the timeout of a socket if the peer has acknowledged none of the waiting data for 20
-seconds, but still acknowledges probes. When the peer acknowledges data again, or no longer acknowledges probes, the
-module restores the timeout. All waiting data can fit into the kernel's send buffer, so the module reads the kernel's
-counters instead of waiting until the socket accepts no data.
+Therefore, this module disables the timeout of a socket if data has been waiting in the kernel's send buffer for 20
+seconds, no data is in flight, and the peer acknowledges window probes. A socket still accepts data if all waiting
+data fits into the send buffer, so the module reads the kernel's counters.
+
+The module restores the timeout when no data waits, or when the peer no longer acknowledges data or probes. It does
+not restore the timeout when the peer reads a part of the data: in many cases, the kernel still measures the time
+since the first probe, and would close the connection immediately.
 """
 
 import asyncio
@@ -24,46 +27,44 @@ _SCAN_INTERVAL = 1.0
 _PARTS = 10
 """Number of scans in which each socket is checked once. Thus, a scan of many sockets takes little time."""
 _STALLED_AFTER = 20.0
-"""Suspend the timeout only after the peer has acknowledged no data for this number of seconds."""
+"""Suspend the timeout only after data has been waiting for this number of seconds."""
 _ACK_MARGIN = 5.0
-"""An acknowledgment belongs to a window probe if it arrives more than this number of seconds after the peer stopped
-acknowledging data. An earlier acknowledgment might belong to data that was sent before the window closed."""
-_NO_ACK_FOR = 150.0
-"""The peer no longer acknowledges probes if the last acknowledgment is older than this number of seconds. The longest
-interval between two probes is 120 seconds."""
-_TCP_INFO = struct.Struct("=56xI60xQ16xI")
-"""The fields `tcpi_last_ack_recv` (in milliseconds), `tcpi_bytes_acked` and `tcpi_notsent_bytes` of `struct tcp_info`
-(linux/tcp.h)."""
+"""An acknowledgment belongs to a window probe if it arrives more than this number of seconds after data began to
+wait. An earlier acknowledgment might belong to data that was sent before the window closed."""
+_MAX_UNANSWERED_PROBES = 2
+"""If the peer has not acknowledged this number of successive probes, the peer does not acknowledge probes. A single
+probe can be lost."""
+_TCP_INFO = struct.Struct("=3xB20xI28xI84xI")
+"""The fields `tcpi_probes`, `tcpi_unacked` (in segments), `tcpi_last_ack_recv` (in milliseconds) and
+`tcpi_notsent_bytes` of `struct tcp_info` (linux/tcp.h)."""
 
 
 @dataclass
 class _WatchedSocket:
-    """A socket, and the result of its last scan.
+    """A watched socket.
 
     Args:
-        reference: Refers to the socket.
-        since: Monotonic time, in seconds, of the last scan that found newly acknowledged data, or no waiting data.
-            Before the first such scan, the start of the watch.
-        acknowledged: Number of bytes that the peer had acknowledged at the last scan.
+        reference: A weak reference to the socket.
+        since: Monotonic time, in seconds, of the last scan that found no waiting data. Before the first such scan,
+            the start of the watch.
         is_suspended: Whether TCP_USER_TIMEOUT is disabled.
     """
 
     reference: "weakref.ref[socket.socket]"
     since: float
-    acknowledged: int = -1
     is_suspended: bool = False
 
     def check(self, sock: socket.socket, now: float) -> None:
-        """Suspend or restore the timeout, depending on what the peer has acknowledged."""
+        """Suspend or restore the timeout, depending on the kernel's counters."""
         tcp_info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-        milliseconds, acknowledged, waiting = _TCP_INFO.unpack(tcp_info.ljust(_TCP_INFO.size, b"\0"))
-        since_ack, stalled_for = milliseconds / 1000, now - self.since
-        if not waiting or acknowledged != self.acknowledged:
-            self.since, self.acknowledged = now, acknowledged
+        probes, in_flight, milliseconds, waiting = _TCP_INFO.unpack(tcp_info.ljust(_TCP_INFO.size, b"\0"))
+        since_ack, waiting_for = milliseconds / 1000, now - self.since
+        if not waiting:
+            self.since = now
             self.suspend(sock, on=False)
-        elif since_ack > _NO_ACK_FOR:
+        elif since_ack > sockets.USER_TIMEOUT_MS / 1000 and (in_flight or probes >= _MAX_UNANSWERED_PROBES):
             self.suspend(sock, on=False)
-        elif stalled_for >= _STALLED_AFTER and since_ack < stalled_for - _ACK_MARGIN:
+        elif not in_flight and waiting_for >= _STALLED_AFTER and since_ack < waiting_for - _ACK_MARGIN:
             self.suspend(sock, on=True)
 
     def suspend(self, sock: socket.socket, *, on: bool) -> None:
@@ -97,11 +98,13 @@ class TcpUserTimeoutSuspender:
             self._loop.call_later(_SCAN_INTERVAL, self._scan)
 
     def unwatch(self, sock: socket.socket) -> None:
-        """Restore the timeout of a socket, and no longer watch the socket. Call this before closing the socket."""
+        """Stop watching a socket. Call this before closing the socket.
+
+        Do not restore the timeout: otherwise, the kernel could discard the data that the peer has not read yet.
+        """
         watched = self._watched.get(sock.fileno())
         if watched is not None and watched.reference() is sock:
             del self._watched[sock.fileno()]
-            watched.suspend(sock, on=False)
 
     def _scan(self) -> None:
         now = time.monotonic()

@@ -236,24 +236,38 @@ async def test_the_relay_does_not_measure_latency_if_the_tap_does(make: Maker) -
 
 async def test_the_user_timeout_of_a_peer_that_no_longer_acknowledges_probes_is_restored() -> None:
     class Stalled(socket.socket):
-        since_ack = 0
+        tcp_info = b""
         user_timeout = -1
 
         def getsockopt(self, *_: int) -> bytes:  # type: ignore[override] # the code reads only TCP_INFO
-            return tcp_user_timeout_suspender._TCP_INFO.pack(self.since_ack, 7, 1)
+            return self.tcp_info
 
         def setsockopt(self, *arguments: int) -> None:  # type: ignore[override]
             self.user_timeout = arguments[-1]
 
+    restored = sockets.USER_TIMEOUT_MS
     with Stalled() as sock:
         watched = tcp_user_timeout_suspender._WatchedSocket(weakref.ref(sock), 0.0)
-        for now, since_ack, expected in (
-            (10, 0, -1), (40, 1_000, 0), (150, 115_000, 0), (195, 155_000, sockets.USER_TIMEOUT_MS),
-            (205, 165_000, sockets.USER_TIMEOUT_MS), (215, 175_000, sockets.USER_TIMEOUT_MS), (225, 1_000, 0),
-        ):  # fmt: skip
-            sock.since_ack = since_ack
+        for now, probes, in_flight, since_ack, expected in (
+            (10, 5, 0, 0, -1),
+            (40, 0, 1, 1_000, -1),  # data is in flight
+            (50, 0, 0, 48_000, -1),  # the acknowledgment can belong to data
+            (60, 0, 0, 1_000, 0),
+            (180, 1, 0, 121_000, 0),  # one lost probe
+            (300, 2, 0, 241_000, restored),
+            (310, 0, 0, 1_000, 0),
+            (380, 0, 1, 59_000, 0),
+            (390, 0, 1, 69_000, restored),
+        ):
+            sock.tcp_info = tcp_user_timeout_suspender._TCP_INFO.pack(probes, in_flight, since_ack, 1)
             watched.check(sock, now)
             assert sock.user_timeout == expected, now
+        sock.tcp_info = tcp_user_timeout_suspender._TCP_INFO.pack(0, 0, 1_000, 1)
+        watched.check(sock, 400)
+        assert sock.user_timeout == 0
+        sock.tcp_info = tcp_user_timeout_suspender._TCP_INFO.pack(0, 0, 1_000, 0)
+        watched.check(sock, 410)
+        assert (sock.user_timeout, watched.since) == (restored, 410)
 
 
 @pytest.mark.parametrize("ends", [True, False], ids=["end of stream", "open"])
