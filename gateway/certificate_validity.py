@@ -64,8 +64,8 @@ def _content(path: Path) -> bytes:
 def ca_credentials(path: Path | None) -> list[MonitoredCertificate]:
     """Return a list with one `MonitoredCertificate` for a CA file; empty if the file contains no certificate.
 
-    If the file contains several certificates, the result describes the one that expires last, because any of them can
-    be the authority in use.
+    If the file contains several certificates, the result describes the one that expires last. The others can be
+    authorities that are no longer in use.
     """
     validities = file_validities(path)
     return (

@@ -7,7 +7,7 @@
     ├── UsageError                    the caller of a command: its arguments are invalid
     ├── ServiceUnreachableError       the caller of a command: the service does not respond
     └── TargetPathError               depends on the subclass; has a `FailureReason`
-        ├── TunnelError               the operator of the tunnel; `fatal` if a retry cannot succeed soon
+        ├── TunnelError               the operator of the tunnel; `fatal` if retries fail until the operator acts
         ├── LinkLostError             no one: the uplink opens a new link
         │   └── RedialRequiredError   the calling code: dial again immediately
         ├── DialError                 the operator of the target: the link works, the target cannot be reached

@@ -35,8 +35,8 @@ class FactDefinition:
         """Yield each sample of the fact's gauge, as a list of label values and a number.
 
         Args:
-            value: The value of the fact. If it is a number, the list is empty. If it is a string or a mapping, there
-                are samples only if the fact has a `label`.
+            value: The value of the fact. For a number, the list of label values is empty. For a string or a mapping,
+                there are samples only if the fact has a `label`.
         """
         value = finite(value)
         if isinstance(value, bool | int | float):

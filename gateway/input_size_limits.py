@@ -62,7 +62,8 @@ class LimitedYamlLoader(yaml.SafeLoader):
         """Read the next tokens. See `yaml.scanner.Scanner`.
 
         Raises:
-            yaml.scanner.ScannerError: The text is not valid. PyYAML raises ValueError or OverflowError in some cases.
+            yaml.scanner.ScannerError: The text is not valid. In some cases, PyYAML raises ValueError or
+                OverflowError, which this method converts.
         """
         try:
             super().fetch_more_tokens()

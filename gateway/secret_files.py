@@ -6,7 +6,7 @@ all parent directories let other users traverse them.
 
 Container runtimes mount secrets with mode 0444 (Docker) or 0644 (Kubernetes), because a container has no other users.
 The checks accept two kinds of such mounts: a single file (Docker, Compose, Swarm), and an in-memory file system in a
-pod (Kubernetes). Outside a pod, the checks refuse in-memory file systems, because other users can read files there.
+pod (Kubernetes). Outside a pod, the rules above also apply to in-memory file systems, because a host has other users.
 """
 
 import errno

@@ -51,7 +51,7 @@ _HIDDEN = (
     re.compile(rf"(?i)((?<!\S)--auth[_-]?key[=\s]\s*)(?!-){_WORD}"),
     re.compile(r"((?<!\S)--(?:auth|user)[=\s]\s*(['\"])[^\s:'\"]+:)(?:(?!\2).)+"),
     re.compile(
-        # Numbers, or the same word twice, are a user and a group.
+        # Do not hide `1000:1000` or `name:name`, which are a user and a group, not a user and a password.
         rf"((?<!\S)--(?:auth|user)[=\s]\s*(?!\d+:\d+(?!\S))(?!([^\s:]+):\2(?!\S))[^\s:'\"]+:){_WORD}"
     ),
     *(re.compile(rf"({_after(f'(?:{name})')}\s{option}){_WORD}") for name, option in _OPTIONS_OF_PROGRAMS),
@@ -74,7 +74,7 @@ def is_secret(name: str) -> bool:
 
 
 def is_private_key(text: str) -> bool:
-    """Return whether a string is a private key (PEM, PEM in base64, or only the body of PEM), not a path."""
+    """Return whether a string is a private key (PEM, PEM in base64, or only the body of PEM) rather than a path."""
     return "-----BEGIN" in text or text.startswith(("LS0tLS1CRUdJTi", "b3BlbnNzaC1rZXktdj", "MII"))
 
 
@@ -108,7 +108,7 @@ def _without_spaced_secrets(word: str) -> str:
         return word
     first, equals, value = word.partition("=")
     if equals and _SECRET_NAME.fullmatch(first):
-        return f"{first}=***"  # the whole value, because it can contain a comma
+        return f"{first}=***"  # hide the whole value, because it can contain a comma
     option, _, inner = value.partition("=")
     if first.startswith("--") and _SECRET_NAME.fullmatch(option) and inner:
         return f"{first}={option}=***"

@@ -38,7 +38,7 @@ async def complete(work: Coroutine[Any, Any, _T], grace: float) -> _T:
     except asyncio.CancelledError:
         await asyncio.wait({task}, timeout=grace)
         if task.done() and not task.cancelled() and (error := task.exception()):
-            log.error("failed after a cancellation", exc_info=error)
+            log.error("an operation failed after its caller was cancelled", exc_info=error)
         raise
     finally:
         task.cancel()

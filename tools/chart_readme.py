@@ -29,18 +29,20 @@ helm test gateway
 | --- | --- |
 | `deployment` | databases: all replicas carry traffic, and each backend has a Service with the backend's name |
 | `daemonset` | NFS: each node has a gateway in the node's network, and the node's kernel mounts from 127.0.0.1 |
-| `sidecar` | one app: your chart adds the container and volumes. This chart has the templates and the ConfigMap |
+| `sidecar` | one app: your chart adds the gateway to the app's pods, with this chart's templates and ConfigMap |
 
-Keep keys, certificates and passwords in your own Secrets. `secrets` mounts them as files, and the gateway reads them
-again when they change. If the configuration changes, Kubernetes rolls out new pods.
+Keep keys, certificates and passwords in your own Secrets. The chart mounts the Secrets in the value `secrets` as
+files, and the gateway reads these files again when they change. If the value `config` changes, Kubernetes rolls out
+new pods.
 
 The pods meet the *restricted* Pod Security Standard, with two exceptions: a daemonset uses the node's network, and a
 VPN (`vpn.enabled`) needs root and capabilities. Use a separate release for a VPN. A pod with the sidecar needs
 `securityContext: {{fsGroup: 10001}}` to read its Secrets, and a grace period longer than `shutdown.delay` plus
 `shutdown.drain`. `ci/` has examples for each mode.
 
-The kubelet's probes use a separate port (`ops.probePort`). Only pods in the release's namespace can reach metrics and
-status (`networkPolicy`). If `ops.tokenSecret` names a Secret, metrics and status require a token:
+The kubelet's probes use a separate port (`ops.probePort`). With `mode: deployment`, a NetworkPolicy permits
+only pods in the release's namespace to reach metrics and status, unless you set `networkPolicy.metricsFrom`. The
+other modes have no NetworkPolicy. If `ops.tokenSecret` names a Secret, metrics and status require a token:
 
 ```sh
 openssl rand -hex 32 > token; openssl rand -hex 32 > metrics-token

@@ -52,7 +52,8 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
     Raises:
         UsageError: A key that requires a restart differs.
     """
-    # A default can change without the operator, for example with the hostname. It then stays as it was at startup.
+    # Ignore keys that neither configuration sets. Their defaults can change by themselves, for example with the
+    # hostname. The values from the startup remain in effect.
     fixed = [
         key
         for key in changed_config_keys(old, new)["changed"]

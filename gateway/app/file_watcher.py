@@ -19,7 +19,8 @@ class FileWatcher:
 
     Args:
         files: Returns the files to watch. Each poll calls it in a thread.
-        on_change: Called with the changed files. The call is delayed until a poll finds no further change.
+        on_change: Called with the changed files. The watcher reports a changed file only after two successive polls
+            find the same stamp.
         initial: The stamps that some files had before the caller read them. The watcher also reports changes since
             these stamps.
     """

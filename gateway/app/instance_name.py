@@ -39,7 +39,8 @@ def with_instance(config: Config, *, record: bool = True, refuse: bool = True) -
     Args:
         config: The configuration as it is in the file.
         record: Whether to write the hostname to `state_dir` if this function chooses the hostname as the name.
-        refuse: Whether to raise `ConfigError`. False for commands that change nothing in Docker.
+        refuse: Whether to raise `ConfigError` for a name that would change. False for commands that change nothing in
+            Docker.
 
     Raises:
         ConfigError: The name is the ID of the container, which changes when the container is recreated.

@@ -158,7 +158,7 @@ class MonitoredTarget:
             check.check_soon()
 
     def report_stall(self, tunnel: str | None) -> None:
-        """Count a failed probe over the path through `tunnel`: a client has waited too long for a response."""
+        """Count one failed probe of the path through `tunnel`, because a client waited too long for a response."""
         for check in self.checks:
             if check.tunnel == tunnel:
                 check.report_stall()

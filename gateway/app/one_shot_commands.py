@@ -119,7 +119,7 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[AuditReport,
     Args:
         config: The configuration, with a `docker` section.
         mount_table: A file with a copy of `/proc/self/mountinfo` from the engine's host. None: use the mount table of
-            this process. If the engine runs on another host, or this process runs in a container, use no mount table.
+            this process, or no mount table if the engine runs on another host or this process runs in a container.
 
     Raises:
         EngineError: The Docker engine cannot be reached, or its response is not valid.

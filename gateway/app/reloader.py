@@ -156,7 +156,8 @@ class Reloader:
             the last changes less than `_RECENT` seconds ago, the description repeats these changes.
 
         Raises:
-            GatewayError: The configuration was not applied; nothing was changed.
+            GatewayError: The configuration was not applied. The ops server may already use new tokens and
+                certificates, because it reads their files first.
         """
         async with self._lock:
             if self.runtime is None or self.docker is None or self._ops is None:

@@ -82,7 +82,8 @@ class RunningBackend:
         """Update the state of the backend, and move clients away from targets that have the wrong role.
 
         A former primary may still accept writes, and these writes are lost. Therefore, the gateway immediately resets
-        the connections to a former primary. Connections to other targets with the wrong role are drained.
+        the connections to a former primary. It resets the connections to other targets with the wrong role
+        gradually.
         """
         candidates, prefer = self.candidates(), self.spec.prefer
         self.evaluate(candidates)
@@ -97,7 +98,7 @@ class RunningBackend:
     def _set_urgent(self, candidates: list[TargetCandidate]) -> None:
         """Check targets more often while their role (primary or replica) might change soon.
 
-        - A superseded primary that was not probed since the failover might become a replica.
+        - A superseded primary that has not been probed since the failover might become a replica.
         - While no primary is usable, any target that responds might become the primary.
         """
         prefer = self.spec.prefer
@@ -149,7 +150,7 @@ class RunningBackend:
                 each.check_soon(all_paths=each.target == target)
 
     def on_stall(self, target: HostPort, tunnel: str | None) -> None:
-        """Count a failed probe of `target` through `tunnel`: a client has waited too long for a response."""
+        """Count one failed probe of `target` through `tunnel`, because a client waited too long for a response."""
         for each in self.targets:
             if each.target == target:
                 each.report_stall(tunnel)

@@ -163,8 +163,8 @@ class RunningComponents:
     def restart_checks(self, running: RunningBackend) -> None:
         """Restart the checks of a backend. The new checks keep the previous results.
 
-        A restart is necessary after an NFS server has started to export another file system. The previous check
-        reports the target as degraded, because existing mounts are stale. The new check accepts the new file system.
+        A restart is necessary after the file system of an NFS export was replaced. The previous check reports the
+        target as degraded, because existing mounts are stale. The new check accepts the new file system.
         """
         self._checks.update(running, self.uplinks.of_backend(running.spec.name), keep_results=True)
 

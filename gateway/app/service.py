@@ -129,7 +129,7 @@ class GatewayService:
             self._control.set_draining(draining=True)
             self._notifier.stopping()
             await shut_down(runtime, self._reloader.config.shutdown, self._control.stop_immediately)
-            startup.cancel()  # otherwise, the end of the reconciler would complete the startup
+            startup.cancel()  # otherwise, the task would report a finished startup when the reconciler stops
             await docker.stop()
             reporter.close()
             await self._events_file.write()

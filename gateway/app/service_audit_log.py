@@ -71,7 +71,8 @@ class ServiceAuditLog:
     async def switch(self, section: AuditLogSection, writer: AuditLogWriter | None) -> None:
         """Replace the current writer with `writer`, and close the previous writer.
 
-        Events that the previous writer does not write within two seconds are dropped. Then `writer` records how many.
+        Events that the previous writer does not write within two seconds are dropped. In this case, `writer` records
+        the number of dropped events.
 
         Args:
             section: The configuration of `writer`.

@@ -218,7 +218,7 @@ class ServiceControl:
         return True
 
     def fail(self, backend: str, *, failing: bool) -> bool:
-        """Set whether the gateway resets the clients of an unreachable backend, instead of letting them wait."""
+        """Set whether the gateway resets connections to an unreachable backend, instead of letting clients wait."""
         running = self._find(backend)
         if running is not None:
             running.forward.set_fail_fast(enabled=failing)

@@ -48,7 +48,8 @@ def idle_threshold(left: float, drain: float) -> float:
     """Return the idle time, in seconds, after which a connection is reset during a drain.
 
     The result decreases during the drain, so the connections that have been idle longest are reset first. They are
-    probably not in use. Near the end, a short pause between two transactions is enough for a reset.
+    probably not in use. Near the end of the drain, even a connection that only pauses briefly between two
+    transactions is reset.
 
     Args:
         left: Seconds until the drain ends.

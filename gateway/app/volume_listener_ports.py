@@ -27,9 +27,9 @@ def with_ports(config: Config, *, record: bool = True) -> Config:
         record: Whether to write newly assigned ports to `state_dir`.
 
     Raises:
-        GatewayError: `ports.json` cannot be read or written, no port is free, or a recorded port is now the port of a
-            configured listener. Without this file, the gateway might assign a port that another backend's volume
-            already uses.
+        GatewayError: No port is free, or a recorded port is now the port of a configured listener, or `ports.json`
+            cannot be read or written. Without this file, the gateway might assign a port that another backend's
+            volume already uses.
     """
     unassigned = [
         name
@@ -85,5 +85,6 @@ def _write(path: Path, ports: dict[str, int]) -> None:
         replace_file(path, json.dumps(ports, indent=1, sort_keys=True) + "\n")
     except OSError as error:
         raise GatewayError(
-            f"{path}: cannot record the ports of volumes ({error.strerror}): set a writable gateway.state_dir"
+            f"{path}: cannot record the ports of volumes ({error.strerror}): set gateway.state_dir to a writable"
+            " directory"
         ) from error

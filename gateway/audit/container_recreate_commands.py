@@ -88,7 +88,8 @@ def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedM
     ]
     attached = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     if cli == "docker" and first not in ("", "host", *attached) and not first.startswith("container:") and attached:
-        # A user disconnected the container from the network with which it was created.
+        # A user has disconnected the old container from `first`. Disconnect the new container, too, because
+        # `docker create` connects it to `first`.
         connects.insert(0, command(cli, "network", "disconnect", first, new))
     lines = [*require_absent_volumes(cli, change), *change.setup]
     lines += [*volume_creation_commands(cli, change), *remove_on_failure(cli, change)]

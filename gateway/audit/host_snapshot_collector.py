@@ -121,8 +121,8 @@ def _process_user(
 ) -> ContainerProcessUser | None:
     """Return the user of a container's main process; of a stopped container, the user with which it starts.
 
-    The two can differ, because many entrypoints start as root and then change the user. Return None if the user is
-    not known.
+    The two can differ, because many entrypoints start as root and then switch to another user. Return None if the
+    user is not known.
     """
     config, given = container.inspection.get("Config") or {}, container.inspection.get("HostConfig") or {}
     user = user_of(host, layers, str(config.get("User") or ""), given.get("GroupAdd") or ())

@@ -16,8 +16,8 @@ class LayerData(NamedTuple):
 
     Args:
         database: The kind of database whose files are in the layer; empty if there is none.
-        directory: The directory of the database; without a database, the deepest directory that contains most of the
-            data, which is `/` if no other directory contains most of it. Empty if the layer contains no data.
+        directory: The directory of the database. If there is no database, the deepest directory that contains more
+            than half of the data; `/` if only `/` contains that much. Empty if the layer contains no data.
     """
 
     database: str

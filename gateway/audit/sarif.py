@@ -17,7 +17,7 @@ def sarif(report: AuditReport, version: str) -> dict[str, Any]:
 
     Args:
         report: The report.
-        version: The version of the gateway, which SARIF names as the tool.
+        version: The version of the gateway. The SARIF log contains it as the version of the tool.
     """
     rules = [
         {

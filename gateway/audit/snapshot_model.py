@@ -44,8 +44,8 @@ class ContainerProcessUser:
         uid: The user's ID.
         groups: The IDs of the user's groups.
         ignores_permissions: Whether the user has CAP_DAC_OVERRIDE.
-        is_configured: Whether the container starts with this user. False if a program in the container has changed
-            the user.
+        is_configured: Whether the container starts with this user. False if a program in the container has switched
+            to this user.
     """
 
     uid: int

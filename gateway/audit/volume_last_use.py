@@ -1,4 +1,4 @@
-"""Finds the last use of each volume in the engine's event history. An engine keeps only a few hundred events."""
+"""Finds the last use of each volume in the engine's event history. Docker keeps only the last few hundred events."""
 
 import asyncio
 import time

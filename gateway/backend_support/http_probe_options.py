@@ -37,7 +37,7 @@ class RoleInResponseOptions:
         if (self.json is None) == (self.header is None):
             raise ValueError("needs json or header, but not both: set one of them")
         if self.json is not None and not all(self.json.split(".")):
-            raise ValueError("json: has an empty name: write one dot between two names, as in node.role")
+            raise ValueError("json: contains an empty name: separate names with a single dot, as in node.role")
         if self.header is not None and not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", self.header):
             raise ValueError(
                 "header: not a valid name of a header field: use letters, digits and hyphens, as in X-Role"
@@ -65,7 +65,9 @@ class HttpProbeOptions:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"/[!-~]*", self.path) or "#" in self.path:
-            raise ValueError("path: must begin with / and contain only visible ASCII: percent-encode the rest")
+            raise ValueError(
+                "path: must begin with / and contain only visible ASCII except #: percent-encode the rest"
+            )
         for each in self.status:
             if not 200 <= each <= 599:
                 raise ValueError(f"status: {each} is not a final status code: use 200 to 599")

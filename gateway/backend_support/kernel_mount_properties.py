@@ -56,9 +56,9 @@ class KernelMountProperties:
             `import_volume` is set.
         device: A regular expression. Without `-t`, mount(8) mounts matching devices with this kind of file system.
             Empty if mount(8) recognizes no devices of this kind.
-        render_export: Receives, for each backend that uses an export of a server, the options and the clients (as in
-            exports(5)). Returns the line for the export in the server's configuration. None if the server's
-            configuration needs no such line.
+        render_export: Receives the options and the clients (as in exports(5)) of each backend that uses a certain
+            export of a server. Returns the line for this export in the server's configuration. None if servers of
+            this kind need no such line.
     """
 
     file_systems: tuple[str, ...]
@@ -76,7 +76,7 @@ class KernelMountProperties:
 
     def __post_init__(self) -> None:
         if (self.import_volume is None) is not (self.host_mount is None):
-            raise ValueError("import_volume and host_mount: set both or none")
+            raise ValueError("import_volume and host_mount: set both, or neither of them")
 
     def mounts(self, file_system: str) -> bool:
         """Return whether a type of file system, such as `nfs4`, belongs to this kind."""

@@ -48,7 +48,7 @@ _ED25519_SIGNATURE_SIZE = 64
 
 
 class RestrictedMysqlConnection(pymysql.connections.Connection):
-    """A PyMySQL connection that restricts authentication plugins, limits received data, and times the login phases.
+    """A PyMySQL connection that restricts authentication plugins, limits received data, and measures login phases.
 
     The class overrides five private methods of PyMySQL 1.2.
 
@@ -82,7 +82,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
         )
 
     def record_failure(self) -> None:
-        """Record that the connection failed without an error packet of the server, for example during TLS.
+        """Record that the connection failed without an error packet from the server, for example during TLS.
 
         If the server has sent its greeting, and the login is not complete, the server counts an aborted handshake.
         """

@@ -47,7 +47,7 @@ def query_status(
         row: dict[str, Any] = cursor.fetchone() or {}
         lag, is_replica, failure = _query_replication(cursor)
         is_ready = _query_galera(cursor)
-    # Since MariaDB 12, the value is a word, such as OFF or NO_LOCK.
+    # Since MariaDB 12, the value of `read_only` is a word, such as OFF or NO_LOCK.
     read_only = str(row.get("read_only")).upper() not in ("0", "OFF", "NONE")
     unusable: tuple[FailureReason, str] | None = None
     degraded: tuple[FailureReason, str] | None = None

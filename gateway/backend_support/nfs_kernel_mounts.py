@@ -135,7 +135,7 @@ def _imported_options(mount: Mapping[str, str]) -> tuple[list[str], list[str]]:
 
 
 def _host_mount(address: str, port: int, export: str, options: Sequence[str]) -> FstabFields:
-    """Return the mount of an export, which waits for `DEFAULT_HOLD`.
+    """Return the mount of an export. Before it fails, the mount waits for the server for at least `DEFAULT_HOLD`.
 
     Implements `KernelMountProperties.host_mount`.
     """
@@ -146,10 +146,10 @@ def _host_mount(address: str, port: int, export: str, options: Sequence[str]) ->
         for each in options
         if each.partition("=")[0] in {*REPLACED, "intr", "nointr", "timeo", "retrans"}
         and each not in waits
-        and not re.fullmatch(r"hard|tcp|proto=tcp|(nfs)?vers=4\.\d", each)  # agrees with a mount through the gateway
+        and not re.fullmatch(r"hard|tcp|proto=tcp|(nfs)?vers=4\.\d", each)  # these remain valid through the gateway
     ]
     kept = [each for each in options if each not in (*replaced, *waits)]
-    reason = "because it mounts NFSv4 over TCP, and waits for the gateway's tunnel"
+    reason = "because the mount uses NFSv4 over TCP, and waits for the gateway's tunnel"
     note = f"the new line omits {','.join(replaced)}, {reason}" if replaced else ""
     return FstabFields(_device(address, export), "nfs4", (*kept, f"port={port}", version, "hard", *waits), note)
 
@@ -157,9 +157,9 @@ def _host_mount(address: str, port: int, export: str, options: Sequence[str]) ->
 def _render_export(uses: Sequence[tuple[NfsBackendOptions, Sequence[str]]]) -> str:
     """Return the line for /etc/exports on the server (exports(5)). Implements `KernelMountProperties.render_export`.
 
-    If backends with different modes use an export from the same address, the export is writable from this address:
-    the server cannot distinguish these backends. The line contains the option `insecure`, because sshd and the
-    gateway connect from ports above 1023.
+    If a read-only and a writable backend reach an export from the same address, the export is writable from this
+    address, because the server cannot distinguish the two backends. The line contains the option `insecure`, because
+    sshd and the gateway connect from ports above 1023.
     """
     modes: dict[str, str] = {}
     for options, clients in uses:

@@ -25,7 +25,7 @@ class RedisClient:
     """Sends the Redis commands of one check, and reads the replies.
 
     Args:
-        stream: A connection on which nothing was sent.
+        stream: A new connection, on which no data has been sent yet.
     """
 
     def __init__(self, stream: ProbeConnection) -> None:

@@ -58,7 +58,7 @@ def reply_error(error: RedisErrorReply) -> UnusableTargetError:
 
 
 def cannot_save(reply: Reply) -> bool:
-    """Return whether a server refuses PING because it could not save its data. It still executes reads."""
+    """Return whether a reply to PING shows that the server cannot save its data. The server still executes reads."""
     return isinstance(reply, RedisErrorReply) and reply.startswith("MISCONF")
 
 

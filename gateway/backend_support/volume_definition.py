@@ -106,7 +106,7 @@ def build_volume(
         options: Options of mount(2) for the file system. This function adds the address, the port, `ro` or `rw`, and
             `volume.mount_options`.
         version_options: The mount options that set the protocol version. If `volume.mount_options` contains one of
-            them, this function omits those in `options`.
+            them, this function omits all version options from `options`.
     """
     address = mount_address(volume, listener)
     mode = "ro" if volume.read_only else "rw"

@@ -104,11 +104,11 @@ class BackendKind:
         facts: The facts (values for the status and the metrics) that probes report, in display order.
         privileged_only: Receives the options. Returns whether the gateway refuses clients with a source port above
             1023.
-        abort_limit: The number of consecutive aborted handshakes after which a server blocks their source address.
+        abort_limit: The number of consecutive aborted handshakes after which a server blocks the source address.
             None if servers of this kind do not count aborted handshakes.
-        tap: Creates a tap, which parses the traffic to measure the latency. If `tap` is set, Python code instead of
-            the native engine accepts all clients. None if requests and responses alternate strictly, because the
-            relay can then measure the latency without a tap.
+        tap: Creates a tap, which parses the traffic to measure the latency. If `tap` is set, the native
+            engine accepts no clients of these backends: Python code accepts them. None if requests and responses
+            alternate strictly, because the relay can then measure the latency without a tap.
         cancels: Recognizes cancel requests, if clients send them on separate connections. Must be None if `tap` is
             set.
         response_timeout: Maximum seconds that a target may take to respond to a client. If the target takes longer,

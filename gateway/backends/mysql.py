@@ -2,7 +2,8 @@
 
 A server counts each connection that is closed during the handshake. If the count reaches `max_connect_errors`, the
 server blocks the source address. All clients behind a bastion have the same source address. Therefore, the probe
-closes a connection during the handshake only at its deadline or after an error, for example in TLS, and counts it.
+closes a connection during the handshake only if the probe times out, is cancelled, or fails, for example in TLS. The
+probe counts each such connection.
 """
 
 import asyncio

@@ -72,13 +72,13 @@ _STILL_COMPUTING = (
 
 
 def _system_authorities() -> str:
-    """Return the file of the certificate authorities that the system trusts; `system` if there is no such file.
+    """Return the path of the file with the certificate authorities that the system trusts.
 
-    `system` means the default file of OpenSSL. The OpenSSL in psycopg's wheels has another default file than that of
-    the system.
+    Return `system` if SSL_CERT_FILE is set, or if there is no such file. With `system`, libpq uses OpenSSL's default
+    file. The OpenSSL library in psycopg's wheels has a different default file than the system's OpenSSL library.
     """
     if "SSL_CERT_FILE" in os.environ:
-        return "system"  # OpenSSL then uses this file
+        return "system"  # OpenSSL then uses the file that SSL_CERT_FILE names
     candidates = (ssl.get_default_verify_paths().cafile, *_AUTHORITIES)
     return next((each for each in candidates if each and Path(each).is_file()), "system")
 

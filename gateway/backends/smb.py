@@ -48,7 +48,7 @@ class SmbOptions:
     """The configuration keys that only SMB backends have.
 
     Args:
-        share: Name of the share. A directory of the share can follow, as in `team/projects`.
+        share: Name of the share. A directory in the share can follow, as in `team/projects`.
         volume: A Docker volume for the share, managed by the gateway. Only for shares with guest access, because
             every user of the Docker engine could read a password in the volume's options.
     """

@@ -100,7 +100,7 @@ def secret_file(text: str) -> str:
     if path.exists():
         return str(path)
     if not path.parent.is_dir():
-        raise ValueError(f"{path.parent} is not a folder: create it, or choose another path")
+        raise ValueError(f"there is no folder {path.parent}: create it, or choose another path")
     secret = click.prompt(f"  {path} does not exist. Password to write to this new file", hide_input=True)
     try:
         create_file(path, f"{secret}\n", 0o600)

@@ -159,8 +159,8 @@ def kubernetes(
 ) -> None:
     """Print Kubernetes manifests that run the gateway.
 
-    Secret files, such as passwords and keys, must be in a Secret with the name from --name. The Helm chart has more
-    options.
+    Files with secrets, such as passwords and keys, must be in the Kubernetes Secret that --name specifies. The Helm
+    chart has more options.
     """
     from gateway.config import ConfigSources, load  # noqa: PLC0415 - slow to import
     from gateway.config_rendering import kubernetes_workload  # noqa: PLC0415 - slow to import

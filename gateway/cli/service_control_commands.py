@@ -87,8 +87,8 @@ reconnect = _named_command(
 @click.option("--undo", is_flag=True, help="Let clients wait again.")
 @admin_socket_option
 def fail(name: str, undo: bool, admin_socket: str | None) -> None:
-    """Reset the clients that wait for backend NAME.
+    """Reset the connections of clients that wait for backend NAME.
 
-    Also resets new clients while the backend cannot be reached. By default, these clients wait.
+    Also resets new connections while the backend cannot be reached. By default, new clients wait.
     """
     _post_named(admin_socket, "backends", name, "hold" if undo else "fail")

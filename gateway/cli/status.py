@@ -140,7 +140,7 @@ def _backend_rows(
         name: The name of the backend.
         backend: The backend in `/api/v1/status`.
         failed_tunnels: The result of `_failed_tunnels`. If the backend's `reason` is `tunnel`, the backend's note
-            contains this text, because the table of tunnels contains the details.
+            shows this text instead of the reason, because the table of tunnels shows the details.
         wide: Whether to add the columns of the format `wide`.
     """
     targets = backend["targets"]

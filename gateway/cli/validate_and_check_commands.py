@@ -76,8 +76,8 @@ def check(
 ) -> None:
     """Check backends once, without a running service.
 
-    Checks all backends, or those with the given names. Exits with 1 if a target is down or blocked over one of its
-    paths.
+    Checks all backends, or those with the given names. Exits with 1 if a target is down or blocked on at least one of
+    its paths.
     """
     from gateway.app import one_shot_commands  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import

@@ -60,7 +60,8 @@ class CommandLink:
 
     Args:
         options: The options of the tunnel.
-        network: The ID of this host's network, in which the program runs. The ID of the link's network extends it.
+        network: The ID of this host's network, in which the program runs. The ID of the link's network is
+            this ID plus one hop: the program.
         children: Owns the child processes.
         progress: Called when all processes stop responding, and when one of them responds again.
     """
@@ -179,7 +180,7 @@ class CommandLink:
         except asyncio.CancelledError:
             if is_being_cancelled():
                 raise
-            # Only the start of a process was cancelled, because the link was closed.
+            # This task was not cancelled, only the task that starts the process, because the link was closed.
             raise LinkLostError("the tunnel was closed during the dial") from None
         except TunnelError as error:
             if self._lost.done():
@@ -217,7 +218,7 @@ class CommandLink:
             try:
                 sockets = await asyncio.to_thread(read_local_ports, ports) if ports else {}
             except OSError as error:
-                # For example, no file descriptors are left. Check the processes the next time.
+                # For example, no file descriptor is free. Check the processes in the next iteration.
                 log.debug("cannot read the state of local ports: %s", error)
                 continue
             for connector in connectors:

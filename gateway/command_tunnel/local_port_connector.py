@@ -77,7 +77,7 @@ class LocalPortConnector:
     def check(self, now: float, ports: Mapping[int, LocalPortState]) -> None:
         """Start another process if none responds. Kill each process that does not recover.
 
-        Stop each process without clients that another process has replaced. See `TargetConnector.check`.
+        Stop each process that has no clients and that another process has replaced. See `TargetConnector.check`.
         """
         options = self._context.options
         for process in self._processes:

@@ -17,20 +17,21 @@ class CommandTunnelOptions:
 
     Args:
         command: The program and its arguments. The program runs without a shell. `{host}` and `{port}` are replaced
-            by the host and port of the target, `{local_port}` by a free port of this host.
-        mode: `port`: the program listens on `{local_port}` of the loopback interface; one process for each target.
+            by the host and port of the target, `{local_port}` by a free port on this host.
+        mode: `port`: the program listens on port `{local_port}` of a loopback address; one process for each target.
             `stdio`: the standard input and output of the program are the connection; one process for each connection.
         environment: Names of environment variables to pass to the program, in addition to PATH, HOME, USER, LOGNAME,
             TZ and the locale.
         login_exit_codes: Exit codes with which the program reports that its login failed. The tunnel is then
             quarantined.
         start_timeout: Time limit for the program to start listening (with `mode: port`), and for opening a connection
-            to a target. The search for the file of the program may take at most half of this time.
+            to a target. The search for the program's executable may take at most half of this time.
         suspect: Time without progress after which new clients use another process (with `mode: port`). A program
             makes progress if it reads data, sends data or accepts a connection. The time counts only while a
             connection waits to be accepted, or while all accepted connections have unread data.
         lost: Time without progress, measured as for `suspect`, after which the gateway kills the process and resets
-            its clients. With `mode: port`, the gateway does not kill a process that still accepts new connections.
+            the connections of its clients. With `mode: port`, the gateway does not kill a process that still accepts
+            new connections.
     """
 
     command: tuple[str, ...] = field(metadata=SENSITIVE)

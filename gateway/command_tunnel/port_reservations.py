@@ -10,7 +10,7 @@ _reserved: set[int] = set()
 
 
 def reserve_port() -> int:
-    """Reserve and return an unused TCP port of the loopback interface. The caller must call `release_port`.
+    """Reserve and return an unused TCP port on the loopback interface. The caller must call `release_port`.
 
     Raises:
         OSError: There is no free port or no free file descriptor.

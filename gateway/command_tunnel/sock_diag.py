@@ -96,7 +96,7 @@ def _find(host: str, port: int, client: int) -> _SocketEntry:
 
 
 def is_listening(port: int) -> bool:
-    """Return whether a socket of this network namespace listens on a TCP port, on any address.
+    """Return whether a socket in this network namespace listens on a TCP port, at any local address.
 
     Raises:
         OSError: The kernel has no sock_diag.

@@ -65,7 +65,7 @@ def load(sources: ConfigSources, *, serves: bool = True) -> Config:
         serves: Whether the configuration must have at least one backend.
 
     Raises:
-        ConfigError: The configuration is invalid. The error lists all problems.
+        ConfigError: The configuration is invalid. The error lists the problems, at most `_MAX_PROBLEMS`.
     """
     problems: list[ConfigProblem] = []
     redactor = Redactor()

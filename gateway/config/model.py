@@ -128,8 +128,9 @@ class CommonBackendOptions:
             `via`.
         via: The tunnel through which the gateway reaches the targets; absent: it reaches them directly. With a list
             of tunnels, the gateway can reach every target through each of them, and new clients use one that works.
-        prefer: The target for new clients: the primary, a replica, or the first target that is up (`order` or `any`).
-        prefer_way: Which tunnel new clients use if several tunnels work: the first one of `via` (`order`), or the one
+        prefer: The target for new clients: the primary, a replica, or the first target that is up (`order`, or its
+            synonym `any`).
+        prefer_way: Which tunnel new clients use if several tunnels work: the first one in `via` (`order`), or the one
             with the fastest checks (`latency`).
         listen: Addresses and unix sockets where clients connect; absent: the gateway only checks the backend. A unix
             socket may be a mapping with `unix`, `consumer`, `uid` and `gid`.

@@ -141,7 +141,9 @@ class TracesSection:
             parts = urlsplit(self.endpoint or "")
             _ = parts.hostname, parts.port
         except ValueError as error:
-            raise ValueError(f"endpoint: {error}: use brackets only for an IPv6 address") from error
+            raise ValueError(
+                f"endpoint: {error}: correct the host and the port, and use brackets only for an IPv6 address"
+            ) from error
 
 
 SECTIONS: dict[str, type] = {

@@ -92,7 +92,10 @@ def integer(text: str) -> int:
 def name(text: str) -> str:
     """Check and return the name of a tunnel or backend. The name must be valid in metric labels and DNS aliases."""
     if not _NAME.fullmatch(text) or len(text) > 63:
-        raise ValueError(f"{text!r} is not a valid name: use at most 63 letters, digits, '-', '_' and '.'")
+        raise ValueError(
+            f"{text!r} is not a valid name: use at most 63 letters, digits, '-', '_' and '.', with a letter or digit"
+            " at both ends"
+        )
     return text
 
 
@@ -160,7 +163,9 @@ def path(text: str) -> Path:
     If the text is the content of a file, such as a private key, raise an error that does not contain the text.
     """
     if "\n" in text or "-----BEGIN" in text:
-        raise SuspectedSecretError("contains the content of a file: save it to a file, and set the path of the file")
+        raise SuspectedSecretError(
+            "contains the content of a file, not a path: save the content to a file, and set the path of that file"
+        )
     return Path(text)
 
 

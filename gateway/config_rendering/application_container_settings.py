@@ -54,7 +54,7 @@ def compose(config: Config, host: str | None) -> str:
                 "source": spec.name,
                 "target": f"/mnt/{spec.name}",
                 "read_only": spec.read_only,
-                # Without `nocopy`, Docker copies the image's files to the share as root, which most servers refuse.
+                # Without `nocopy`, Docker copies the image's files to the share as root. Most servers refuse this.
                 "volume": {"nocopy": True},
             }
             for spec in specs
@@ -96,7 +96,10 @@ def docker_run(config: Config, host: str | None) -> str:
 
 
 def reachability_warnings(config: Config) -> Iterator[str]:
-    """Yield a warning for each listener of a backend that listens only on loopback addresses."""
+    """Yield warnings about backends that listen only on loopback addresses: one for each listener of such a backend.
+
+    Skip backends that the kernel mounts, such as NFS.
+    """
     for name, spec in config.backends.items():
         addresses = [address for address in spec.listen if not address.is_unix]
         if spec.kind.kernel_mounts or not all(is_loopback(address.host) for address in addresses):
@@ -111,7 +114,8 @@ def reachability_warnings(config: Config) -> Iterator[str]:
 def _ports(config: Config, host: str | None) -> Iterator[tuple[str, int]]:
     """Yield the name and a TCP port of each backend. Skip backends that the kernel mounts, such as NFS.
 
-    Prefer a listener on `host`. Otherwise, prefer a listener that is not on a loopback address, unless `host` is one.
+    Prefer a listener on `host`. If there is none, prefer a loopback listener if `host` is a loopback address, and
+    a listener that is not on a loopback address otherwise.
     """
     on_loopback = host is not None and is_loopback(host)
     for name, spec in config.backends.items():

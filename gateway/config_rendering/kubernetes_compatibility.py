@@ -30,15 +30,16 @@ def validate(config: Config, name: str, *, services: bool) -> None:
     Args:
         config: The configuration.
         name: The name of the Kubernetes objects.
-        services: Whether the manifests contain Services: one for each backend, except those mounted as file systems.
+        services: Whether the manifests contain Services. If so, each backend that listens on a port has one, unless
+            the kernel mounts the backend.
 
     Raises:
         UsageError: The manifests cannot run the configuration, or the configuration contains a secret.
     """
     if not _is_dns_label(name, _LONGEST_WORKLOAD_NAME):
         raise UsageError(
-            f"--name {name}: use at most {_LONGEST_WORKLOAD_NAME} lowercase letters, digits and '-', and start with a"
-            " letter"
+            f"--name {name}: use at most {_LONGEST_WORKLOAD_NAME} lowercase letters, digits and '-', start with a"
+            " letter, and end with a letter or digit"
         )
     if config.docker is not None:
         raise UsageError("docker: a pod has no access to a container engine: remove the `docker` section")
@@ -56,7 +57,8 @@ def validate(config: Config, name: str, *, services: bool) -> None:
     for place, path in _files(config):
         if path is None:
             raise UsageError(
-                f"{place}: a ConfigMap must not contain a secret: write it to a file, and set the key ending in _file"
+                f"{place}: a ConfigMap must not contain a secret: write the secret to a file, and set the key that"
+                " ends in _file instead"
             )
         if str(path.parent) != SECRETS and path != _CERTIFICATES:
             raise UsageError(f"{place}: the pod has no {path}: use a file in {SECRETS}, not in a subfolder")

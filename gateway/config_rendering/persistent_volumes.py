@@ -35,7 +35,8 @@ def persistent_volumes(config: Config) -> list[dict[str, Any]]:
 def _documents(mount: KernelMountProperties, volume: VolumeSpec) -> Iterator[dict[str, Any]]:
     if not re.fullmatch("[a-z0-9]([-a-z0-9.]*[a-z0-9])?", volume.name):
         raise UsageError(
-            f"volume {volume.name}: a Kubernetes name consists of lowercase letters, digits, '-' and '.': rename it"
+            f"volume {volume.name}: a Kubernetes name consists of lowercase letters, digits, '-' and '.', with a"
+            " letter or digit at both ends: rename the volume"
         )
     mode = "ReadOnlyMany" if volume.read_only else "ReadWriteMany"
     yield {

@@ -20,8 +20,8 @@ class ProbeResult:
 
     Args:
         role: The database's role; None if the kind has no roles.
-        read_only: Whether the database refuses writes; None if it is not known. The gateway does not connect clients
-            that need a primary to a database that refuses writes.
+        read_only: Whether the database refuses writes; None if it is not known. If it refuses writes, the gateway
+            does not select it for clients that need a primary.
         facts: Values of the facts that the kind declares. A fact is absent if its value is not known. A number that
             is not finite becomes None.
         degraded: Why the target is `degraded` instead of `up` (reason and detail); None if it is not degraded.

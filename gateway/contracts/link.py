@@ -41,7 +41,10 @@ class RemoteNetworkId:
         return RemoteNetworkId((*self.hops, hop))
 
     def __str__(self) -> str:
-        """Return the route for messages: the servers on it, such as `user@a:22 > user@b:22`, or `this host`."""
+        """Return a name for messages: the servers on the way to the network, or `this host`.
+
+        For example, return `user@a:22 > user@b:22`.
+        """
         return " > ".join(self.hops) or "this host"
 
 

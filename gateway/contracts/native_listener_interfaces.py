@@ -24,8 +24,8 @@ class NativeListenerRule:
         open_time: Records the time from accepting each client to connecting it to the target.
         make_tap: Creates a tap for each client. The `tracker` of the tap must be None. If `make_tap` is None, the
             connections have no taps.
-        min_responses: The minimum number of responses (see `Relay.responses`) of a client that the link counts in
-            `ShortLivedConnectionTotals`. The link reports each client with fewer responses individually.
+        min_responses: The link counts a client in `ShortLivedConnectionTotals` only if the client has received at
+            least this number of responses (see `Relay.responses`). It reports all other clients individually.
     """
 
     sockets: tuple[socket.socket, ...]

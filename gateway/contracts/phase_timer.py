@@ -16,8 +16,8 @@ class PhaseTimer:
     Args:
         seconds: Duration of each phase in seconds, in the order of the phases. Includes a phase that has failed.
         unfinished: The phase that is in progress or has failed; empty if the latest phase has succeeded.
-        on_abandoned: Called after a dial or a login was abandoned although the server might have accepted the
-            connection. The function can count these aborts, because some servers block clients after too many aborts.
+        on_abandoned: Called after a dial or a login was abandoned, if the server might have accepted the connection.
+            The function can count these aborts, because some servers block clients after too many aborts.
         logins: Limits the probe's logins; None if nothing limits them.
         timeout_hint: The likely cause, to report if the current phase times out; empty if the cause is unknown.
         timeout_failure: What to report if the probe times out: a reason and a one-line message, for example about an

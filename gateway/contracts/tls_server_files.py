@@ -1,4 +1,4 @@
-"""Defines the files of the certificate with which a TLS server of the gateway identifies itself."""
+"""Defines the options of a TLS server of the gateway: the files of its certificate, key and client authorities."""
 
 from dataclasses import dataclass
 from pathlib import Path

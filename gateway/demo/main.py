@@ -94,7 +94,7 @@ def _print_servers(servers: DemoServers) -> None:
     for each in servers.skipped:
         click.secho(f"   skipped: {each}", fg="yellow")
     if not servers.backends:
-        raise DemoError("none of the servers can run: install the packages above")
+        raise DemoError("no backend's server can run: install the packages for at least one of the servers above")
 
 
 @contextlib.contextmanager

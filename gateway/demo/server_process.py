@@ -73,7 +73,7 @@ class ServerProcess:
         arguments: The command line.
         log: The file for the child's output.
         user: The user that the child runs as, if this process is root.
-        environment: Variables to add to the environment of this process.
+        environment: Variables that the child gets in addition to the environment of this process.
     """
 
     def __init__(
@@ -225,5 +225,5 @@ def run(arguments: list[str], user: str | None = None, timeout: float = 60.0) ->
 
 
 def die_with_parent() -> None:
-    """Let the kernel kill this process when its parent exits (prctl(2), PR_SET_PDEATHSIG)."""
+    """Let the kernel kill this process when the thread that created it exits (prctl(2), PR_SET_PDEATHSIG)."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

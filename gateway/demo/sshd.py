@@ -202,8 +202,8 @@ def make_key(path: Path, *options: str) -> None:
 def _no_penalties(sshd: str) -> str:
     """Return the sshd_config line that turns off penalties; empty for OpenSSH before 9.8, which has no penalties.
 
-    With penalties, sshd treats a suspended login as a crash, and refuses the source address for 90 s (sshd_config(5),
-    PerSourcePenalties).
+    With penalties, sshd refuses connections from a source address after many aborted logins (sshd_config(5),
+    PerSourcePenalties). Simulated outages abort logins.
     """
     done = subprocess.run([sshd, "-V"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - fixed
     version = re.search(r"OpenSSH_(\d+)\.(\d+)", done.stdout + done.stderr)

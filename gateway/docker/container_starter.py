@@ -107,7 +107,7 @@ async def _is_due(engine: EngineClient, action: PlannedAction) -> bool:
     It no longer applies if the container was started, stopped, changed or removed after the action was planned.
 
     Raises:
-        EngineError: The engine did not respond.
+        EngineError: The inspection of the container failed.
     """
     try:
         found = await engine.get(f"containers/{action.container_id}/json")

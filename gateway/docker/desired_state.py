@@ -43,8 +43,8 @@ class DesiredState:
             `Plan.later_starts`.
         interrupted: The starts that the gateway requested, and to which the engine has not responded. Maps each
             container's ID to the reason for the start.
-        namespaces: IDs of the containers whose network namespace other containers shared at the previous plan; see
-            `Plan.namespaces`.
+        namespaces: IDs of the containers whose network namespace other containers shared when the previous plan was
+            made; see `Plan.namespaces`.
         signals: The signals that other clients of the engine sent to each container; see `StartAttempts.signals`.
     """
 

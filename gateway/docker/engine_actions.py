@@ -85,14 +85,14 @@ async def _connect(engine: EngineClient, action: PlannedAction) -> None:
 
 
 async def _clear(engine: EngineClient, action: PlannedAction) -> None:
-    """Disconnect a container from a network to which Podman could not connect it: Podman keeps the endpoint.
+    """Remove the endpoint that Podman keeps after it could not connect a container to a network.
 
     Until the endpoint is removed, Podman's Docker API cannot list containers.
     """
     try:
         await _disconnect(engine, action.network_id, action.container_id)
     except EngineError as error:
-        # Ignore the failure: Podman has removed the endpoint, and fails only because its interface does not exist.
+        # Ignore the failure: Podman has removed the endpoint, and fails only because the interface does not exist.
         if error.kind is not EngineErrorKind.FAILED:
             raise
 

@@ -217,7 +217,7 @@ async def get_required(engine: EngineClient, path: str, *, versioned: bool = Tru
         versioned: See `EngineClient.get`.
 
     Raises:
-        EngineError: The engine did not respond, or a proxy refused the request.
+        EngineError: The request failed, or a proxy refused it.
     """
     try:
         return await engine.get(path, versioned=versioned)

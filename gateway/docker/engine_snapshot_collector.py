@@ -40,8 +40,8 @@ class EngineSnapshotCollector:
         options: The configuration.
         known: Returns the networks in the ownership record, including those that are not configured.
         volumes: Returns whether volumes are configured.
-        consumers: Returns the labels by which backends admit containers. Without such labels, no backend admits a
-            client because of its container, so snapshots omit whether containers can spoof addresses.
+        consumers: Returns the labels by which backends admit containers. If there are none, no backend identifies
+            containers by their addresses to admit them, so snapshots omit whether containers can spoof addresses.
         starting: Returns the IDs of the containers that the gateway is starting now.
     """
 

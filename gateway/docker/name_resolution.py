@@ -141,14 +141,14 @@ class DnsNameTable:
     def caused_conflicts(
         self, newcomer: str, names: Collection[str], title: str, network: str, elsewhere: Iterable[str]
     ) -> Iterator[NameConflict]:
-        """Yield each name conflict that another container gets if a container joins a network.
+        """Yield each name conflict that an attached container gets if a newcomer joins its network.
 
         Args:
             newcomer: The ID of the container that joins the network.
-            names: The names that this container gets on the network.
-            title: The name of the other container.
-            network: The network, to which the other container is attached.
-            elsewhere: The other networks of the other container.
+            names: The names that the newcomer gets on the network.
+            title: The name of the attached container.
+            network: The network that the newcomer joins.
+            elsewhere: The other networks of the attached container.
         """
         for place in elsewhere:
             held = self._holders.get(place, {})

@@ -1,4 +1,4 @@
-"""Limits how many containers are detached in a time window, so that a mistake cannot detach all containers."""
+"""Limits how many endpoints are detached in a time window, so that a mistake cannot detach all containers."""
 
 from collections import deque
 from collections.abc import Sequence

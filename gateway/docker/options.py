@@ -76,8 +76,8 @@ class Grant:
         project: Pattern for the container's Compose project.
         service: Pattern for the container's service in the Compose project.
         swarm_service: Pattern for the name of the container's swarm service.
-        aliases: Aliases that the containers may have on these networks. A container without the label
-            `gateway.aliases` gets all of them.
+        aliases: Aliases that the containers may have on the networks of `backends`. A container without the label
+            `gateway.aliases` gets all of these aliases.
     """
 
     backends: tuple[str, ...]

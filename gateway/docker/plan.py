@@ -32,7 +32,7 @@ REVIVALS = (ActionKind.START, ActionKind.RESTART)
 
 @dataclass(frozen=True)
 class PlannedAction:
-    """One planned change on the engine, such as to attach a container to a network.
+    """One planned change on the engine, such as attaching a container to a network.
 
     Args:
         network: The name of the network or volume; empty if the action starts or restarts a container.

@@ -137,8 +137,8 @@ class PlanExecutor:
 
         If this method is cancelled, an action that can need several requests still gets `_COMPLETION_GRACE` seconds
         to finish. Otherwise, an unfinished `REATTACH` would leave the container detached, an unfinished
-        `RECREATE_VOLUME` would leave no volume, and a failed `CONNECT` would leave an endpoint with which Podman
-        cannot list containers.
+        `RECREATE_VOLUME` would leave no volume, and a failed `CONNECT` would leave an endpoint that prevents Podman
+        from listing containers.
         """
         attempt = self._execute_and_record(engine, action)
         return await (complete(attempt, _COMPLETION_GRACE) if can_need_several_requests(engine, action) else attempt)

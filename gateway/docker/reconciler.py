@@ -193,8 +193,8 @@ class Reconciler:
     async def apply_once(self, engine: EngineClient) -> tuple[Plan, list[str]]:
         """Reconcile until nothing changes, but at most `_MAX_ROUNDS` times.
 
-        Return the last plan, and a line for each failure. The returned plan contains only the actions that succeeded,
-        from all rounds.
+        Return the last plan, and a line for each failure. In this plan, `actions` contains each action that succeeded
+        in any of the rounds, instead of the planned actions.
 
         Raises:
             EngineError: A request failed.

@@ -53,8 +53,8 @@ class Container:
         image_labels: The labels that the gateway ignores, because they come from the container's image.
         created: The time of the container's creation, in seconds since the epoch.
         can_spoof: Whether the container can spoof its source address; None if this is not known.
-        hostname: The configured host name, in lower case; empty if there is none, or if it is not known. It resolves
-            on each network, as the container's name does.
+        hostname: The configured host name, in lower case; empty if there is none, or if it is not known. On each
+            network, the host name resolves to the container, as the container's name does.
         hosts: The names in the container's hosts file, in lower case; empty if they are not known.
         given_names: Aliases that the engine adds on every network, in addition to the container's short ID.
         has_volumes: Whether the container mounts volumes.

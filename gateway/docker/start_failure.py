@@ -54,8 +54,8 @@ class StartFailure:
     Args:
         cause: The missing dependency.
         network: The ID or name of the network; empty if it is not known.
-        exists: True if the engine could not attach the container to the network, although the network may exist.
-            False if the network does not exist, and for other causes.
+        exists: Whether the network may exist. True if the engine reported that it could not attach the container to
+            the network. False if the engine reported that the network does not exist, and for other causes.
         owner: The ID of the other container whose network namespace this container uses.
         address: The server of the mount, from the mount option `addr` or the SMB share.
         port: The server's port, from the mount option `port` or the default of NFS or SMB; 0 if it is not known.

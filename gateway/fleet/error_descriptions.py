@@ -21,7 +21,7 @@ _REMEDIES = {
     errno.ECONNREFUSED: "start the gateway there, or correct the address of the member",
     errno.EHOSTUNREACH: "correct the address of the member, or the IP route to it",
     errno.ENETUNREACH: "correct the address of the member, or the IP route to it",
-    errno.EMFILE: "raise the limit of open files of this process",
+    errno.EMFILE: "raise the limit on open files of this process",
 }
 _OTHER_REMEDY = "check the address of the member, and firewalls between this host and the member"
 _NUMBER = re.compile(r"\[Errno (\d+)\]")

@@ -44,7 +44,8 @@ class FleetState:
     Args:
         members: The members, with their last responses.
         problems: Error messages, for example about unreadable files.
-        is_discovered: Whether `members` is complete, or the first discovery has failed for five minutes.
+        is_discovered: Whether `members` is complete. Always true from five minutes after the last change of the
+            section `fleet`.
     """
 
     members: list[MemberState] = field(default_factory=list)

@@ -90,7 +90,7 @@ def parse_member(text: str) -> MemberAddress:
     ):
         raise ValueError(
             f"{text!r} is not the address of a gateway: write gateway-1.example.com:9090,"
-            " https://gateway-1.example.com:9090, or dns+tasks.gateway:9090 for all addresses of a name"
+            " https://gateway-1.example.com:9090, or dns+tasks.gateway:9090 for all IP addresses of a host name"
         )
     return MemberAddress(parts.scheme, HostPort(host, port), text.startswith(_DISCOVER))
 

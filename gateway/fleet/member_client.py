@@ -27,7 +27,10 @@ class MemberRequestError(GatewayError):
 
 @dataclass(frozen=True)
 class MemberCredentials:
-    """The bearer token and the TLS context for requests to members. None: no token, or the default TLS settings."""
+    """The bearer token and the TLS context for requests to members.
+
+    `token` is None if requests contain no token. `tls` is None if the default TLS settings apply.
+    """
 
     token: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None

@@ -75,7 +75,7 @@ class MemberDiscovery:
             self._read_path = path
             exposed = exposed_token(self._in_file) if options.token_file is not None else None
             if exposed and self._strict:
-                exposed += ". Strict mode ignores members that would get the token without encryption"
+                exposed += ". Strict mode is on: the gateway ignores such members, and does not send them the token"
             self._file_problems = [f"fleet.file: {path}: {each}" for each in (*invalid, exposed) if each]
 
     async def look_up_names(self, options: FleetOptions) -> None:

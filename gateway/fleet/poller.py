@@ -22,8 +22,8 @@ _DISCOVERY_INTERVAL = 15.0
 """Seconds between two discoveries. A discovery reads the member file and the credentials, and looks up the member
 addresses that start with `dns+`."""
 _DISCOVERY_GRACE = 300.0
-"""Seconds after a change of the section `fleet` until incomplete members are reported as discovered. A name or a file
-that cannot be read must not hide the other members permanently."""
+"""Seconds after a change of the section `fleet` until an incomplete list of members is reported as discovered. A name
+that does not resolve, or a file that cannot be read, must not hide the other members permanently."""
 _CONFIG_CHECK_INTERVAL = 0.5
 """Seconds between two checks for changes in the section `fleet` of the configuration."""
 _JITTER = 0.05

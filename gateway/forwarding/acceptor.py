@@ -74,7 +74,7 @@ class Acceptor:
         self.pending: set[asyncio.Task[None] | None] = set()
         """Tasks of clients that are not connected to a target yet."""
         self.group: asyncio.TaskGroup | None = None
-        """Runs the tasks of the clients. If it is None, the acceptor resets every new client."""
+        """Runs the tasks of the clients. If it is None, the acceptor resets every new connection."""
         self.clients_elsewhere: Callable[[], int] = lambda: 0
         """Returns the number of clients that links have accepted in C, but not yet reported to Python code."""
         self._backend = backend
@@ -110,7 +110,7 @@ class Acceptor:
         self._refusal_log.refused(client.sock, error.reason, time.monotonic(), error.detail)
 
     def abort_all(self) -> None:
-        """Reset every client that is not connected to a target yet."""
+        """Reset the connection of every client that is not connected to a target yet."""
         for task in self.pending:
             if task is not None:
                 task.cancel()
@@ -185,7 +185,7 @@ class Acceptor:
         client: PendingClient,
         job: Callable[[PendingClient], Coroutine[None, None, None]],
     ) -> "asyncio.Task[None]":
-        """Run `job` in a task. When the task ends, reset the client if it is not connected to a target."""
+        """Run `job` in a task. When the task ends, reset the client's connection, unless a relay owns it."""
 
         def on_done(task: asyncio.Task[None]) -> None:
             self.pending.discard(task)
@@ -206,7 +206,7 @@ class Acceptor:
                 self._client_events.not_joined(client.record, CloseReason.ABORTED)
                 raise
             except Exception:
-                log.exception("unexpected error: the client is reset", extra={"backend": self._backend})
+                log.exception("unexpected error: the client's connection is reset", extra={"backend": self._backend})
                 self.rejected[FailureReason.PROTOCOL] += 1
                 self._client_events.not_joined(client.record, NOT_CONNECTED, FailureReason.PROTOCOL)
             finally:

@@ -80,7 +80,7 @@ class AdmissionRules:
 
     @property
     def needs_identity(self) -> bool:
-        """Whether a rule or a usage counter needs more than the client's IP address, such as the source port."""
+        """Whether a rule or a usage counter depends on the client's consumer, source port or unix socket."""
         rules = (self.privileged_only, self.label, self.identity, self.per_consumer, self.sockets)
         return any(rules)
 

@@ -38,8 +38,8 @@ async def stop_if_another_path_is_better(
         route: The route of the client.
         dialed: The usable paths, in the order in which the client dials them. The body dials the last one.
         minimum: Seconds after which the body can be cancelled.
-        deadline: Time of the event loop until which the client waits. In the last second before, the body is not
-            cancelled.
+        deadline: Time of the event loop until which the client waits. In the last second before this time, the body
+            is not cancelled.
 
     Raises:
         BetterPathError: The body was cancelled because another path is better.

@@ -29,7 +29,8 @@ class ConnectionRecord:
         consumer: The client's container or the consumer of its unix socket; None if unknown.
         audited: Whether the audit log records the client.
         trace: The beginning and end of each phase of the connection; None while traces are disabled.
-        pending: Whether the client still waits for a target. False after it was connected, refused or reset.
+        pending: Whether the client still waits for a target. False after the client was connected to a target or
+            refused, or after its connection was reset.
     """
 
     __slots__ = ("accepted_at", "audited", "consumer", "pending", "source", "trace")
@@ -87,12 +88,12 @@ class ClientConnectionRecorder:
             self._recorder.record_refusal(key)
 
     def not_joined(self, record: ConnectionRecord | None, ending: str, reason: FailureReason | None = None) -> None:
-        """Record that a client was closed before it was connected to a target. Further calls do nothing.
+        """Record that a connection was closed before its client was connected to a target. Further calls do nothing.
 
         Args:
             record: The client's record.
             ending: Value of the field `ending` in the audit event: a `CloseReason` or `NOT_CONNECTED`.
-            reason: Why no target could be reached; None if the client was closed for another cause.
+            reason: Why no target could be reached; None if the connection was closed for another reason.
         """
         if record is not None and self._end(record):
             self._write(record, None, None, ending, reason)

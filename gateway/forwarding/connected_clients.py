@@ -1,4 +1,4 @@
-"""Tracks the clients of one backend that are connected to a target, to count, drain and reset them."""
+"""Tracks the clients of one backend that are connected to a target. Counts them, and resets their connections."""
 
 import asyncio
 import random
@@ -51,9 +51,9 @@ class ConnectedClients:
         self._ended_from_backend = 0
         self._draining = False
         self.drained_targets: frozenset[HostPort] = frozenset()
-        """Targets whose clients are reset gradually, for example after a target's role has changed. See `drain`."""
+        """Targets whose client connections are reset gradually, for example after a change of role. See `drain`."""
         self.superseded_targets: frozenset[HostPort] = frozenset()
-        """Superseded primaries. Their clients are reset immediately, to prevent lost writes (`abort_superseded`)."""
+        """Superseded primaries. `abort_superseded` resets connections to them immediately, to prevent lost writes."""
 
     def __len__(self) -> int:
         return len(self._by_ended)
@@ -91,31 +91,31 @@ class ConnectedClients:
         return sum(each.target_path.uplink is uplink for each in self)
 
     def abort_all(self) -> None:
-        """Reset every client."""
+        """Reset the connection of every client."""
         for each in list(self):
             each.relay.abort(CloseReason.ABORTED)
 
     def abort_idle(self, seconds: float) -> None:
-        """Reset the clients that do not wait for a response and have been silent for `seconds`."""
+        """Reset connections of clients that do not wait for a response and have been silent for `seconds`."""
         before = time.monotonic() - seconds
         for relay in [each.relay for each in self]:
             if relay.last_active < before and not relay.awaiting_response:
                 relay.abort(CloseReason.ABORTED)
 
     def stalled(self, before: float) -> Iterator[TargetPath]:
-        """Yield the path of each client that has waited for a response since before the monotonic time `before`."""
+        """Yield the path of each client whose wait for a response began before the monotonic time `before`."""
         for each in self:
             since = each.relay.waiting_since
             if since is not None and since < before:
                 yield each.target_path
 
     def abort_superseded(self) -> None:
-        """Reset all clients of the targets in `superseded_targets`."""
+        """Reset all client connections to the targets in `superseded_targets`."""
         for relay in self._on(self.superseded_targets):
             relay.abort(CloseReason.MOVED)
 
     async def drain(self) -> None:
-        """Gradually reset the clients of the targets in `drained_targets`, so that they reconnect to other targets.
+        """Gradually reset the connections to `drained_targets`, so that their clients reconnect to other targets.
 
         If another call is still running, return immediately: that call also handles targets that were added later.
         """

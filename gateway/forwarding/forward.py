@@ -126,7 +126,7 @@ class Forward:
         return self._connections.from_backend
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Accept clients until this method is cancelled, then reset all clients. The listeners stay bound."""
+        """Accept clients until this method is cancelled, then reset their connections. The listeners stay bound."""
         async with asyncio.TaskGroup() as group:
             self._acceptor.group = group
             self._start_accepting()
@@ -177,7 +177,7 @@ class Forward:
         return self._connections.count_on(uplink) + elsewhere
 
     def abort_all(self) -> None:
-        """Reset every client, including clients that are not connected to a target yet."""
+        """Reset the connections of all clients, including clients that are not connected to a target yet."""
         self._acceptor.abort_all()
         self._connections.abort_all()
         if self._native is not None:
@@ -185,27 +185,27 @@ class Forward:
             self._native.recall()
 
     def abort_idle(self, seconds: float) -> None:
-        """Reset connected clients that do not wait for a response and have been silent for `seconds`."""
+        """Reset connections that do not wait for a response and have been silent for more than `seconds` seconds."""
         self._connections.abort_idle(seconds)
 
     @property
     def fail_fast(self) -> bool:
-        """Whether to reset clients, instead of letting them wait, while all uplinks are down."""
+        """Whether to reset connections, instead of letting clients wait, while all uplinks are down."""
         return self._dialer.fail_fast
 
     def set_fail_fast(self, *, enabled: bool) -> None:
-        """Set whether to reset clients, instead of letting them wait, while all uplinks are down."""
+        """Set whether to reset connections, instead of letting clients wait, while all uplinks are down."""
         self._dialer.set_fail_fast(enabled=enabled)
 
     def move_clients(self, drained: frozenset[HostPort], left: frozenset[HostPort] = frozenset()) -> None:
-        """Reset the clients of targets that have the wrong role, so that they reconnect to the right target.
+        """Reset connections to targets that have the wrong role, so that clients reconnect to the right target.
 
         The two sets replace the sets of the previous call.
 
         Args:
-            drained: The targets whose clients are reset gradually.
-            left: The superseded primaries. Their clients are all reset immediately, because writes to these targets
-                will be lost.
+            drained: The targets whose client connections are reset gradually.
+            left: The superseded primaries. All their client connections are reset immediately, because writes to
+                these targets will be lost.
         """
         self._connections.drained_targets, self._connections.superseded_targets = drained, left
         self._connections.abort_superseded()
@@ -262,7 +262,7 @@ class Forward:
             self._cancels.add_session(target_path.identity, login)
         relay.ended.add_done_callback(self._on_ended)
         if self._acceptor.group is None:
-            # Reset the client, because `run` has ended. The native engine accepted the client before `run` ended.
+            # The native engine accepted this client before `run` ended. `run` has now ended, so reset the connection.
             relay.abort(CloseReason.ABORTED)
         if target_path.target in self._connections.drained_targets:
             # The target lost its role during the dial, so the client must reconnect to another target.

@@ -102,7 +102,7 @@ class Listener:
 
         Args:
             on_accept: Called with each accepted socket, which is non-blocking. The handler owns the socket. If the
-                handler raises an exception, the listener resets the socket.
+                handler raises an exception, the listener resets the connection.
         """
         first = self._on_accept is None
         self._on_accept, self._withdraw = on_accept, None
@@ -181,7 +181,9 @@ class Listener:
                 client.setblocking(False)
                 self._on_accept(client)
             except Exception:
-                log.exception("cannot handle an accepted client: it is reset", extra={"listener": str(self.address)})
+                log.exception(
+                    "cannot handle an accepted client: its connection is reset", extra={"listener": str(self.address)}
+                )
                 reset(client)
 
     def _pause(self, sock: socket.socket, error: Exception) -> None:

@@ -231,7 +231,7 @@ class NativeAcceptor:
         """Handle a client that the link has connected to the target; implements `AcceptedClientHandler.on_joined`."""
         path = self._paths.get(listener)
         if path is None:
-            # `link.listen` failed after the link had already accepted this client: reset the client.
+            # `link.listen` failed after the link had already accepted this client: reset the connection.
             relay.abort(CloseReason.ABORTED)
             return
         self._acceptor.accepted += 1

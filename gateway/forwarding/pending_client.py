@@ -1,4 +1,4 @@
-"""Owns the socket of an accepted client until the client is connected to a target or reset."""
+"""Owns the socket of an accepted client until a relay takes it over, or until the connection is reset."""
 
 from math import inf
 

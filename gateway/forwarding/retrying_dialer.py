@@ -46,7 +46,7 @@ class DialResult(NamedTuple):
 
 
 class RetryingDialer:
-    """Connects each client of one backend to a target. Tries paths and targets in order, until one accepts.
+    """Connects each client of one backend to a target. Tries paths and targets in order, until a dial succeeds.
 
     Args:
         route: The current route.
@@ -63,7 +63,8 @@ class RetryingDialer:
         self._make_tap = make_tap
         self._cancels = cancels
         self.fail_fast = False
-        """If true, clients neither wait nor retry: they are reset if all uplinks are down, or if no path succeeds."""
+        """While true, a client's connection is reset immediately if all uplinks are down, or if all dials fail.
+        While false, the client waits, and the dials are repeated."""
         self._changed = asyncio.Event()
         """Wakes the waiting clients when the route or `fail_fast` changes. `_wake_waiting` creates a new
         `asyncio.Event` for each change."""
@@ -276,7 +277,7 @@ def _report_failure(dialer: TargetDialer, target_path: TargetPath, error: Target
 def _report_detours(
     dialer: TargetDialer, target_path: TargetPath, failures: Mapping[TargetPath, TargetPathError]
 ) -> None:
-    """Report the failed paths to the target that was then reached over `target_path`."""
+    """Call `on_detour` for each failed path to the target that was then reached over `target_path`."""
     for failed, failure in failures.items():
         if failed.identity == target_path.identity and not _refused_by_budget(failure):
             dialer.route.on_detour(failed)

@@ -167,7 +167,7 @@ def _usable_state(candidates: list[TargetCandidate], first: TargetCandidate, pre
     superseded = superseded_primaries(candidates, prefer)
     if superseded:
         others = ", ".join(sorted(map(str, superseded)))
-        detail = f"{others} was not demoted: {first.target} was promoted later and gets all clients"
+        detail = f"{others} was not demoted: {first.target} was promoted later and serves all clients"
         remedy = f"demote {others}, because two primaries accept writes"
         return BackendHealth(HealthState.DEGRADED, FailureReason.ROLE, detail, remedy)
     return BackendHealth(HealthState.UP)

@@ -24,7 +24,8 @@ def import_application_tunnel(
 
     Args:
         container: The container.
-        database: The host name of the database. If no variable contains the SSH server, this host is the SSH server.
+        database: The host name of the database. If no variable contains the SSH server, the tunnel uses this host as
+            the SSH server.
         variable_of_host: The name of the variable that contains the host name of the database.
         result: The imported configuration, to which the function adds the tunnel and notes.
     """
@@ -36,7 +37,7 @@ def import_application_tunnel(
         server = database
         result.add_note(
             f"{container.where}: no variable contains the SSH server, so the configuration uses {server} from"
-            f" {variable_of_host}; if there is a bastion, set host to the bastion"
+            f" {variable_of_host}; if there is a bastion, set `host` of the tunnel to it"
         )
     keys: dict[str, Any] = {"kind": "ssh", "host": server}
     port = variable("SSH_PORT", "BASTION_PORT", "SSH_TUNNEL_PORT")

@@ -160,7 +160,7 @@ def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
     path = KINDS[client.kind].path_key
     if path in keys and backend.get(path, keys[path]) != keys[path] and client.volume:
         result.add_note(
-            f"{client.where}: backend {name} manages another volume; create this volume yourself, with"
+            f"{client.where}: backend {name} has another {path}; create the volume {client.volume} yourself, with"
             f" addr=127.0.0.1, port={split_target(backend['listen'])[1]} and {path} {keys[path]}"
         )
         keys.pop("volume", None)
@@ -215,7 +215,7 @@ def _unique_volume(client: ImportedClient, keys: dict[str, Any], result: ImportR
 def _note_missing(name: str, result: ImportResult) -> None:
     """Add a placeholder for each required key (`ImportedBackendDefaults.keys`) that a backend lacks.
 
-    Add the kind's note to the user (`ImportedBackendDefaults.note`) if a key was missing, or if the kind has no
+    Add the kind's note for the user (`ImportedBackendDefaults.note`) if a key was missing, or if the kind has no
     required keys and the backend has no `check`. Otherwise, remove the note that an earlier call added.
     """
     backend = result.backends[name]

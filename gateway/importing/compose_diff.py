@@ -128,10 +128,10 @@ def _note_ports(found: GatewayComposeServiceConfig, ports: list[str], result: Im
 def _note_requirements(found: GatewayComposeServiceConfig, result: ImportResult) -> None:
     if found.needs_capabilities:
         result.add_note("services.gateway: build the image with `docker build --target vpn -t gateway-vpn .`")
-        result.add_note("services.gateway: root must own the files of its secrets")
+        result.add_note("services.gateway: root must own the secret files of this service")
     else:
         result.add_note(
-            "services.gateway: its user must own the files of its secrets, so start it with"
+            "services.gateway: the service's user must own the secret files, so start the service as your user:"
             " `GATEWAY_USER=$(id -u) docker compose up --wait`"
         )
     if found.on_host:

@@ -44,7 +44,7 @@ def read_compose(
     if override[1]:
         second = _interpolate(_load(override[1], f"{override[0]}: "), files, folder)
         document = without_tags(merged(document, second))
-        result.add_note(f"{override[0]}: merged into the Compose file of the same directory, as Compose does")
+        result.add_note(f"{override[0]}: merged into the Compose file in the same directory, as Compose does")
     if document.get("include"):
         result.add_note(f"{source}include: not read: {_RESOLVED}")
     services = mapping(document.get("services"), f"{source}services")

@@ -9,7 +9,8 @@ _VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_]\w*)|\{(\w+)(?:(:?[-?+])((?:\$\{[^{
 def interpolated(text: str, value: Callable[[str], str]) -> str:
     """Replace the variables in a string by their values.
 
-    A variable that has no value and no default becomes `${NAME}`. However, `${NAME:+TEXT}` becomes empty.
+    A variable that has no value and no default becomes `${NAME}`. If the variable has no value, `${NAME:+TEXT}`
+    becomes an empty string.
 
     Args:
         text: The string.
@@ -54,7 +55,7 @@ def _index(text: str, index: int, value: Callable[[str], str]) -> int | None:
 
 
 def _parts(text: str, value: Callable[[str], str]) -> Iterator[tuple[str, str]]:
-    """Split a string into literals and references to variables. Yield each part before and after interpolation."""
+    """Split a string into literals and references to variables. Yield pairs: a part, and its interpolated value."""
     end = 0
     for match in _VARIABLE.finditer(text):
         yield text[end : match.start()], text[end : match.start()]

@@ -40,8 +40,8 @@ def change_volume(
     project = string_of(edit.get("name"), "name") or "PROJECT"
     name = string_of(edit.get("volumes", key, "name"), f"volumes.{key}.name") or f"{project}_{key}"
     result.add_note(
-        f"{client.where}: an existing volume keeps its old options; before the first start, run `docker compose"
-        f" down` and `docker volume rm {name}`"
+        f"{client.where}: an existing volume keeps its old options; before you run `docker compose up` with the"
+        f" new Compose file, run `docker compose down` and `docker volume rm {name}`"
     )
 
 

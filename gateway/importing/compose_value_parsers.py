@@ -95,7 +95,8 @@ def environment(value: Any, where: str) -> dict[str, str]:
         where: The name of the service in error messages.
 
     Raises:
-        UsageError: `value` is neither a mapping nor a list of strings, or contains a mapping or a list.
+        UsageError: `value` is neither a mapping nor a list of strings, or the value of a variable is a mapping or a
+            list.
     """
     where = f"{where}.environment"
     if isinstance(value, list):

@@ -15,7 +15,7 @@ _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 @dataclass(frozen=True)
 class ComposeOverrideValue:
-    """A value with the tag `!override`, which Compose does not merge. It replaces the value in the overridden file.
+    """A value with the tag `!override`, which Compose does not merge. It replaces the value in the base file.
 
     Args:
         value: The value, without the tag.
@@ -32,7 +32,7 @@ RESET: Final = _ResetMarker()
 
 
 class ComposeValueLoader(LimitedYamlLoader):
-    """Loads a Compose file without the tags of Compose. As in Compose, `yes`, `on` and dates are strings."""
+    """Loads a Compose file that has no tags such as `!reset`. As in Compose, `yes`, `on` and dates are strings."""
 
 
 ComposeValueLoader.yaml_implicit_resolvers = {

@@ -155,7 +155,7 @@ def _keep_shared_vpn_containers(result: ImportResult) -> None:
             owner.replaced = False
             result.add_note(
                 f"{container.where}: all its traffic uses the network of {owner.where}, but the gateway forwards only"
-                f" to backends; add a backend for each address, or keep {owner.where}"
+                f" to backends; add a backend for each server that the container uses, or keep {owner.where}"
             )
 
 

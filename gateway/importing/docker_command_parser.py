@@ -96,7 +96,7 @@ def _run(words: list[str], source: str, command: str, read_env_file: EnvFileRead
     if misplaced:
         result.add_note(
             f"{where}: the program in the container receives {', '.join(misplaced)}, because all words after the"
-            f" image are its arguments: if these are options of {command}, put them before {rest[0]}"
+            f" image are arguments of this program: if these are options of {command}, put them before {rest[0]}"
         )
         options += [("env", word) for flag, word in pairwise(rest) if flag in ("-e", "--env") and "=" in word]
     volumes: Volumes = {}

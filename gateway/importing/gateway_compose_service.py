@@ -35,7 +35,8 @@ class GatewayComposeServiceConfig:
         folder: The directory of the Compose file.
         secrets: Maps the name of each Compose secret to the path of its file on the host.
         agent: Whether at least one tunnel logs in with the SSH agent.
-        on_host: Whether the gateway runs in the host's network namespace, because the host's kernel mounts a backend.
+        on_host: Whether the gateway runs in the host's network namespace, because the host's kernel mounts the file
+            system of a backend.
     """
 
     tunnels: dict[str, dict[str, Any]]

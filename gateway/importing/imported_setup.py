@@ -22,7 +22,7 @@ def home(path: str) -> str:
 
 
 def names_on_host(port: int) -> set[tuple[str, int]]:
-    """Return the value of `ImportedLocalForward.names` for a listener that only processes on this host can reach."""
+    """Return the value of `ImportedLocalForward.names` for a listener that is reachable only from this host."""
     return {(HERE, port)}
 
 

@@ -173,12 +173,12 @@ def import_mount(device: str, folder: str, file_system: str, options: str, where
 
 
 def note_fstab_line(client: ImportedClient, listen: str, result: ImportResult) -> None:
-    """Add the line in fstab(5) with which this host mounts an imported network file system through the gateway.
+    """Add an instruction with a new fstab(5) line, which mounts a network file system through the gateway.
 
     Args:
         client: The imported mount.
         listen: The listener, as `host:port`.
-        result: Receives the line, and notes on mount options that differ.
+        result: Receives the instruction (in `changes`), and notes on mount options that differ.
     """
     mount = KINDS[client.kind].mount
     assert mount is not None  # noqa: S101 - for the type checker

@@ -48,7 +48,10 @@ def import_unit(text: str, name: str, source: str, read_env_file: EnvFileReader,
         reason = ", because the gateway has its own unit" if unit.has_commands else ""
         result.add_note(f"{source}not imported{reason}: {others}")
     if unit.unknown:
-        result.add_note(f"{source}systemd replaces {', '.join(unit.unknown)} in the unit: replace it in the result")
+        result.add_note(
+            f"{source}systemd replaces {', '.join(unit.unknown)} in the unit, but the import does not"
+            " know the values: write them in the result"
+        )
     return import_script("\n".join(commands), source, read_env_file, result)
 
 
@@ -57,7 +60,7 @@ def _import_mount_unit(mount: MountUnit, where: str, result: ImportResult) -> No
     import_mount(mount.device, mount.folder, kind, mount.options, where, result)
     if any(client.where == where for client in result.clients):
         result.add_note(
-            f"{where}: delete the file of this mount unit, because it would override the new line of /etc/fstab, and"
+            f"{where}: this mount unit would override the new line of /etc/fstab: delete the file of the unit, and"
             " run systemctl daemon-reload; for an automount unit, add noauto,x-systemd.automount to the new line"
         )
 
@@ -158,8 +161,8 @@ def _is_imported(words: list[str]) -> bool:
 def _docker_command(words: list[str], command: ShellCommand) -> ShellCommand | None:
     """Return a docker or podman command without its prefix. Return None for any other command.
 
-    The prefix can be a crontab(5) schedule, a program such as `sudo`, and assignments. The result contains the
-    assigned variables. Its first word is the name of the program without a directory.
+    The prefix can contain a crontab(5) schedule, a program such as `sudo`, and assignments of variables. In the
+    result, the first word is `docker` or `podman` without a directory, and the variables include the assigned ones.
     """
     start = program_index(words, _ENGINES)
     if start is None:

@@ -46,7 +46,7 @@ def ssh_program(words: Sequence[str]) -> int | None:
 
 
 def program_index(words: Sequence[str], programs: Sequence[str], start: int | None = None) -> int | None:
-    """Return the index of the program of a command, after prefixes such as `sudo`; None if it is another program.
+    """Return the index of the word for one of `programs`, after prefixes such as `sudo`; None if there is none.
 
     Args:
         words: The words of the command, or of a line of crontab(5).
@@ -131,9 +131,9 @@ def import_command(
     if "localforward" in config.keywords:
         add_host(config, context, result)
     elif need_forward:
-        raise UsageError(f"{where}: {config.destination}: there is no local forward (-L, LocalForward)")
+        raise UsageError(f"{where}: {config.destination}: there is no local forward: add one (-L, LocalForward)")
     else:
-        result.add_note(f"{where}: not imported: there is no local forward (-L) to {config.destination}")
+        result.add_note(f"{where}: not imported: the ssh command to {config.destination} has no local forward (-L)")
         config.unused.pop("passwordfile", None)
         note_unused(config, context.where, "NAME", result)
 

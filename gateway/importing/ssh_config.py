@@ -13,7 +13,7 @@ from gateway.importing.ssh_tunnels import add_host
 _Block = tuple[list[str], list[tuple[str, str]]]
 """The patterns of a `Host` line, and the keywords below the line."""
 _WHOLE_LINE = frozenset({"proxycommand", "localcommand", "remotecommand", "knownhostscommand"})
-"""The keywords whose value is a command. It extends to the end of the line, also after `#`."""
+"""The keywords whose value is a command. The command extends to the end of the line, even if it contains `#`."""
 
 
 def import_config(text: str, where: str, result: ImportResult) -> None:
@@ -57,8 +57,8 @@ def import_config(text: str, where: str, result: ImportResult) -> None:
         has_forward = any(key.lower() == "localforward" for key, _ in lines)
         if has_forward and not any(_matches(name, patterns) for name in imported):
             result.add_note(
-                f"{where}: Host {' '.join(patterns)}: not imported, because no host with this name is configured; add"
-                " a line `Host NAME` without wildcards"
+                f"{where}: Host {' '.join(patterns)}: not imported, because no imported host matches this line; add a"
+                " line `Host NAME` without wildcards for each host"
             )
         names = {name for name in patterns if not re.search(r"[*?!]", name)}
         if names and not names & (imported | jumps):

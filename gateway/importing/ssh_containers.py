@@ -67,7 +67,9 @@ def container_context(container: ImportedContainer, result: ImportResult) -> Ssh
         inside = re.sub(r"^(~|\$\{HOME\})(?=/)", "/root", text)
         outside = container.host_path(inside)
         if outside is None and container.image and not text.startswith(("${HOME}", "/run/secrets/")):
-            result.add_note(f"{container.where}: {text} is not on a mount; copy the file out of the container")
+            result.add_note(
+                f"{container.where}: {text} is not on a mount; copy the file from the container to this host"
+            )
         return outside or text
 
     return SshCommandContext(container.where, names, path, in_container=True)

@@ -76,7 +76,9 @@ def server_keys(
     known = [each for each in config.first("userknownhostsfile").split() if each not in ("/dev/null", "none")]
     keys["known_hosts"] = _paths("UserKnownHostsFile", known or [_KNOWN_HOSTS], config, context, result, command)
     if context.in_container and keys["known_hosts"] == [home(_KNOWN_HOSTS)]:
-        result.add_note(f"{context.where}: add the key of {keys['host']} to known_hosts of this host (ssh-keyscan)")
+        result.add_note(
+            f"{context.where}: add the host key of {keys['host']} to known_hosts on this host (ssh-keyscan)"
+        )
     if alias := config.first("hostkeyalias"):
         keys["host_key_alias"] = alias
     if re.fullmatch("[0-9]{1,5}", timeout := config.first("connecttimeout")) and int(timeout):
@@ -129,7 +131,8 @@ def _login(
     if identities and config is not command and not config.keywords.get("identityfile"):
         result.add_note(
             f"{context.where}: the tunnel to the jump host {destination_host(config)} uses the key of the"
-            " destination, but ssh does not: correct its identity_files if the jump host requires another key"
+            " destination, although ssh would not use this key for the jump host: correct the tunnel's identity_files"
+            " if the jump host requires another key"
         )
     if identities:
         keys["identity_files"] = _paths("IdentityFile", identities, config, context, result, command)
@@ -175,7 +178,7 @@ def _path(
     unknown = [each for each in re.findall("%.", home(value)) if expand_tokens(each, config, command) == each]
     if unknown:
         result.add_note(
-            f"{context.where}: {keyword} {value}: the gateway has no equivalent of {', '.join(unknown)}; write the"
-            " value into the tunnel"
+            f"{context.where}: {keyword} {value}: the gateway has no equivalent of {', '.join(unknown)}; in the"
+            " configuration of the tunnel, write the value instead"
         )
     return path

@@ -123,7 +123,8 @@ def _path(
     if unknown := re.findall("%.", value):
         where = f"{context.where}: {names[key]} {value}"
         result.add_note(
-            f"{where}: the gateway has no equivalent of {', '.join(unknown)}; write the value into the tunnel"
+            f"{where}: the gateway has no equivalent of {', '.join(unknown)}; in the configuration of the"
+            " tunnel, write the value instead"
         )
     via: str | None = None
     for number, jump in enumerate(filter(None, value.split(","))):
@@ -171,7 +172,7 @@ def _program_keys(
         )
     result.add_note(
         f"{where}: the program gets only the environment variables PATH, HOME, USER, LOGNAME, TZ and the locale; if"
-        " the program needs other variables, add them to the key environment"
+        " the program needs other variables, add their names to the configuration key `environment`"
     )
     keys: dict[str, Any] = {"proxy_command": list(found.words)}
     return keys | ({"environment": list(found.environment)} if found.environment else {})

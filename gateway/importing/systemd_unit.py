@@ -41,7 +41,7 @@ class SystemdUnit:
         self._settings = list(_settings(text))
         self._name = name
         self.unknown: dict[str, None] = {}
-        """The specifiers in commands and variables whose values are not known, such as `%i` in a template unit."""
+        """The specifiers for which no value is known, such as `%i` in a template unit."""
 
     def commands(self, read_env_file: EnvFileReader) -> list[str]:
         """Return the command lines of `ExecStart=`, with the values of specifiers and of the unit's variables.
@@ -104,11 +104,11 @@ class SystemdUnit:
         return own | from_files
 
     def _expanded(self, text: str, more: Mapping[str, str | None] | None = None) -> str:
-        """Replace the specifiers in a value. Keep those whose value is not known, and add them to `unknown`.
+        """Replace the specifiers in the value of a setting. Keep unknown specifiers, and add them to `unknown`.
 
         Args:
-            text: The value.
-            more: Values of specifiers that replace the default values.
+            text: The value of the setting.
+            more: Maps specifiers, without `%`, to values that override the defaults. None: the value is unknown.
         """
         values: dict[str, str | None] = {
             "%": "%", "h": "${HOME}", "u": "${USER}", "t": "/run", "S": "/var/lib", "E": "/etc", "T": "/tmp",  # noqa: S108

@@ -12,7 +12,7 @@ from gateway.importing.imported_setup import (
 
 
 def join_networks(result: ImportResult) -> None:
-    """Set the VPN's tunnel as `via` for each container that shares the network of a VPN container.
+    """If a container shares the network of a VPN container, set `via` of its clients and tunnels to the VPN's tunnel.
 
     A container with `network_mode: service:NAME` or `container:NAME` shares the network of the container `NAME`.
 
@@ -97,10 +97,11 @@ def _linked(client: ImportedClient) -> str:
 
 
 def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedLocalForward | None:
-    """Return the forward that listens on this host on the port of a container's client; None if there is none.
+    """Return the forward on this host that a client in a container tries to reach; None if there is none.
 
-    Consider only clients that connect to 127.0.0.1. In a container, this address is the container itself, so the
-    client cannot have reached the forward. If there is such a forward, add a note about this mistake.
+    Consider only clients that connect to a loopback address such as 127.0.0.1. In a container, this address is the
+    container itself, so the client cannot have reached a forward on this host. If a forward listens on the client's
+    port on this host, add a note about this mistake.
     """
     if client.container is None or client.host not in LOOPBACK:
         return None
@@ -130,7 +131,9 @@ def needs_backend(client: ImportedClient, result: ImportResult) -> bool:
     if client.optional:
         return False
     if own is not None:
-        result.add_note(f"{client.where}: not imported, because {client.host} is {own.where}")
+        result.add_note(
+            f"{client.where}: not imported, because {client.host} is a container in the sources ({own.where})"
+        )
         return False
     if client.host not in HOST_NAMES or client.via is not None:
         return True

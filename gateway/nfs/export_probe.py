@@ -94,8 +94,8 @@ class ExportProbe:
     ) -> nfs4.NfsExport:
         """Query the export with an NFSv4.1 session, or with NFSv4.0 if `session` is None.
 
-        Keep the session for the next query, unless a request got no valid reply (an error or a timeout), or the
-        server reports that the session is lost.
+        Keep the session for the next query, unless a request received no valid reply (for example, because of a
+        timeout), or the server reports that the session is lost.
         """
         try:
             with phases("rpc"):

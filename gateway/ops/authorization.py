@@ -99,8 +99,8 @@ def read_token(path: Path | None, key: str) -> str | None:
     """Read and return the token in a file; return None if `path` is None.
 
     Refuse a file to which users other than its owner have access, unless a container runtime has mounted the file
-    (see `gateway.secret_files.check_owner_only`). If the file does not belong to the user of this process, its group
-    may also have access.
+    (see `gateway.secret_files.check_owner_only`). If the file does not belong to the user of this process, the
+    file's group may also have access.
 
     Args:
         path: The file.

@@ -14,7 +14,7 @@ _RESULTS = {200: "done", 404: "unknown", 409: "failed", 422: "refused"}
 
 
 def audited(handler: RequestHandler, record: Callable[[str, PeerCredentials | None, str], None]) -> RequestHandler:
-    """Return a handler that calls `handler` and records each request in the log and in the audit log.
+    """Return a handler that calls `handler` and records each request in the service log and in the audit log.
 
     Args:
         handler: Executes an admin command.

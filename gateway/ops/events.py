@@ -197,9 +197,9 @@ class EventLog:
             watcher()
 
     def forget(self, is_configured: Callable[[EventSubject], bool]) -> None:
-        """Forget the states of removed backends, targets and tunnels, so that they do not apply to a later backend.
+        """Forget the states of removed backends, targets and tunnels, because later ones can have the same names.
 
-        Their events remain, except those that the log kept only because the failure was ongoing.
+        The events of the removed ones remain, except events that the log kept only because a failure was ongoing.
 
         Args:
             is_configured: Returns whether the configuration contains a backend, target or tunnel.

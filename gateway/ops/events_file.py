@@ -194,7 +194,8 @@ class EventsFile:
         error = None if writing.cancelled() else writing.exception()
         self._intact = error is None and not writing.cancelled()
         if error is not None:
-            self._report_error("events will not survive a restart", "set a writable gateway.state_dir", error)
+            fix = "set gateway.state_dir to a writable directory"
+            self._report_error("events will not survive a restart", fix, error)
         elif self._intact:
             self.trouble = []
             self._changed.set()

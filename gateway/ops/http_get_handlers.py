@@ -39,7 +39,7 @@ class HttpGetHandlers:
         service: The service whose state the responses describe.
         views: Provides views of the service's state.
         executor: An executor with one thread, which renders the metrics and compresses large pages.
-        cached: Whether to cache responses. If a response depends on the service's phase, such as that of `/readyz`,
+        cached: Whether to cache responses. If a response, such as that of `/readyz`, depends on the service's phase,
             the cache has separate entries for each phase, so that the response changes immediately with the phase.
         max_streams: Maximum number of concurrent event streams (`/api/v1/events`).
     """

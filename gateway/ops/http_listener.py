@@ -26,9 +26,9 @@ _CONNECTION = web.RequestKey("connection", HttpConnection)
 class HttpListener:
     """Accepts connections on bound sockets, and passes them to an aiohttp server.
 
-    If a limit is reached, the listener accepts the new connection, and closes the connection that has been idle
-    longest. The listener reserves a few file descriptors, so that it can accept connections even if the rest of the
-    process uses all other descriptors.
+    If a limit is reached, the listener accepts the new connection, and closes the least recently used connection,
+    preferably an idle one. The listener reserves a few file descriptors, so that it can accept connections even if
+    the rest of the process uses all other descriptors.
 
     Args:
         name: The configuration key of the address, for log records.
@@ -143,8 +143,8 @@ class HttpListener:
     def _accept_without_descriptor(self, sock: socket.socket, error: OSError) -> None:
         """Accept a connection although the process has no free file descriptor.
 
-        First release a reserved descriptor. If none is reserved, close the connection that has been idle longest. If
-        no connection is open, try again later.
+        First release a reserved descriptor. If none is reserved, close the least recently used connection,
+        preferably an idle one. If no connection is open, try again later.
 
         Args:
             sock: The listening socket.
@@ -163,7 +163,7 @@ class HttpListener:
             oldest.abort()
             return
         log.error(
-            "cannot accept clients: raise the limit of open files",
+            "cannot accept clients: raise the limit on open files",
             extra={"listener": self._name, "detail": error.strerror},
         )
         self._loop.remove_reader(sock.fileno())

@@ -52,7 +52,7 @@ def content_type(accept: str) -> str:
 def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
     try:
         return choose_encoder(accept)
-    except (TypeError, ValueError):  # from prometheus_client, for example if the version is not a number
+    except (TypeError, ValueError):  # for example, the version in `accept` is not a number
         return choose_encoder("")
 
 

@@ -176,8 +176,8 @@ class OpsApiClient:
             raise ServiceUnreachableError(message) from error
         except (OSError, http.client.HTTPException) as error:
             raise ServiceUnreachableError(
-                f"cannot connect to a gateway at {where} ({_why(error, where)}): start it with gateway run, or set"
-                " its address with --admin-socket or --url"
+                f"cannot connect to a gateway at {where} ({_why(error, where)}): start the gateway with"
+                " `gateway run`, or set its address with --admin-socket or --url"
             ) from error
         finally:
             connection.close()

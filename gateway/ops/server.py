@@ -106,7 +106,7 @@ class OpsServer:
                 use.
         """
         try:
-            # Two concurrent calls would share one read, which can have started before a file changed.
+            # Without the lock, concurrent calls would share one read, which might have started before a file changed.
             async with self._renewing:
                 self._secrets = await self._secret_reads.run(lambda: read_secrets(self._settings), _READ_TIMEOUT)
         except TimeoutError as error:
@@ -253,7 +253,7 @@ class OpsServer:
         if not self._service.fail(name, failing=failing):
             return not_found("backend", name, self._backends())
         effect = "are reset" if failing else "wait"
-        return _json({"status": "done", "detail": f"clients of {name} {effect} while the backend is down"})
+        return _json({"status": "done", "detail": f"connections to {name} {effect} while the backend is down"})
 
     async def _reconnect(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]

@@ -77,7 +77,7 @@ class ServiceInterface(Protocol):
         """
 
     def drain(self) -> None:
-        """Respond to `/readyz` with 503, so that load balancers send no new clients. Continue to serve clients."""
+        """Respond to `/readyz` with 503, so that load balancers open no new connections. Keep serving clients."""
 
     def undrain(self) -> None:
         """End the effect of `drain`, so that `/readyz` can respond with 200 again.
@@ -95,8 +95,8 @@ class ServiceInterface(Protocol):
     def pause(self, backend: str, *, paused: bool) -> bool:
         """Pause or resume the checks of a backend.
 
-        If no check is paused, resuming restarts the checks. The restart is useful after an NFS export was replaced:
-        before the restart, the checks report the new file system as an error.
+        If `paused` is false, and no check of the backend is paused, restart the checks instead. The restart
+        is useful after an NFS export was replaced: until then, the checks report the new file system as an error.
 
         Returns:
             False if there is no such backend.
@@ -106,11 +106,11 @@ class ServiceInterface(Protocol):
         """
 
     def fail(self, backend: str, *, failing: bool) -> bool:
-        """Set whether the gateway resets the clients of an unreachable backend, instead of letting them wait.
+        """Set whether the gateway resets client connections while a backend is unreachable, or lets them wait.
 
         Args:
             backend: The name of the backend.
-            failing: Whether to reset the clients. False: let them wait.
+            failing: Whether to reset the connections. False: let the connections wait.
 
         Returns:
             False if there is no such backend.

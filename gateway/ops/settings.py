@@ -25,7 +25,8 @@ class OpsSettings:
         token_file: File with the token that grants access to everything.
         metrics_token_file: File with a token that grants access to `/metrics` and `/api/v1/sd` only.
         tls: Certificate and key of `listen`. None: plain HTTP.
-        authenticated: Whether `listen` requires a token or a client certificate for all data except health endpoints.
+        authenticated: Whether `listen` requires a token or a client certificate for all data except that of the
+            health endpoints.
         redact: Replaces secret values in an error message.
     """
 

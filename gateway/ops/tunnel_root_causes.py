@@ -63,7 +63,7 @@ def effect_of_tunnels(
 ) -> tuple[TunnelFailureEffect, list[str]]:
     """Return the effect of failed tunnels on a backend, and the names of these tunnels.
 
-    If the list of names is empty, ignore the effect: no failed tunnel explains the state of the backend.
+    If the list of names is empty, the effect has no meaning: no failed tunnel explains the state of the backend.
     """
     failed = [root_cause_tunnels(tunnels, name) for name in path_tunnels(backend)]
     roots = list({each.name: None for tunnels_of_path in failed for each in tunnels_of_path})

@@ -39,7 +39,7 @@ def check_environment(key: str, names: Sequence[str]) -> None:
             place = f"{key}[{number}]" if len(names) > 1 else key
             raise ValueError(
                 f"{place}: {name.partition('=')[0]!r} is not the name of an environment variable:"
-                " write only the name, in letters, digits and _"
+                " write only the name, which consists of letters, digits and _"
             )
 
 
@@ -53,7 +53,10 @@ def unset_variables(key: str, names: Sequence[str]) -> Iterator[str]:
         names: The names of the variables.
     """
     if unset := [name for name in names if name not in os.environ]:
-        yield f"{key}: not set in the gateway's environment: {', '.join(unset)} (set it, or remove it from the list)"
+        yield (
+            f"{key}: not set in the gateway's environment: {', '.join(unset)}"
+            " (set each of them, or remove it from the list)"
+        )
 
 
 def search_path() -> str:

@@ -42,7 +42,7 @@ def check_command(key: str, command: Sequence[str], known: Sequence[str]) -> Non
         ValueError: The command is empty or contains an unknown placeholder. The message starts with the key.
     """
     if not command or not command[0]:
-        raise ValueError(f"{key}: is empty: write [program, argument, …]")
+        raise ValueError(f"{key}: the command is empty: write [program, argument, …]")
     for number, word in enumerate(command):
         if problem := placeholder_problem(word, known):
             raise ValueError(f"{f'{key}[{number}]' if len(command) > 1 else key}: {problem}")

@@ -64,7 +64,7 @@ def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermis
 
     Replacing the program, or a directory or link on its path, counts as a change. The gateway refuses a program that
     every user can change. If the gateway runs as root, it also refuses a program if another user owns the program, a
-    directory on its path, or a link on its path that is in a sticky directory.
+    directory on the program's path, or, in a sticky directory, a link on this path.
 
     Args:
         path: The absolute path of the program.

@@ -74,7 +74,8 @@ class TunnelProcesses:
     def end_later(self, child: ChildProcess) -> None:
         """Start a task that stops a process if it does not exit in time.
 
-        The time limit is 5 seconds. Then, at most `_MAX_SLOW` processes at the same time get 55 more seconds.
+        The time limit is 5 seconds. If the process still runs then, it gets 55 more seconds, unless `_MAX_SLOW` other
+        processes are already using such additional time.
         """
         if child in self._running:
             task = asyncio.create_task(self._end(child))
@@ -153,7 +154,10 @@ class _WatchdogProcess:
             try:
                 await self._run_once()
             except OSError as error:
-                log.warning("cannot start the watchdog that kills child processes after a crash; retrying: %s", error)
+                log.warning(
+                    "cannot start the watchdog, which kills child processes if the gateway is killed: %s; retrying",
+                    error,
+                )
             await asyncio.sleep(_RESTART_PAUSE)
 
     async def _run_once(self) -> None:

@@ -115,9 +115,10 @@ class ProxyLink:
             raise LinkLostError(error.detail) from error
 
     async def probe(self) -> None:
-        """Check that the proxy accepts connections, that the credentials can be read, and a SOCKS5 proxy's login.
+        """Check that the credentials can be read, and that the proxy accepts connections and, for SOCKS5, the login.
 
-        Do not check the login to an HTTP proxy, because the gateway sends the login only in a request for a target.
+        Do not check the login to an HTTP proxy, because the gateway sends the credentials only in a request for
+        a target.
 
         Raises:
             TunnelError: The proxy cannot be used.

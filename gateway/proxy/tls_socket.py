@@ -64,7 +64,7 @@ class TlsSocket:
     def was_reset(self) -> bool:
         """Whether the connection failed. If so, sent data might be lost."""
         poller = select.poll()
-        poller.register(self._sock, 0)  # an empty mask reports only errors (poll(2))
+        poller.register(self._sock, 0)  # with an empty mask, poll(2) reports only hang-ups and errors
         return any(event & select.POLLERR for _, event in poller.poll(0))
 
     async def handshake(self) -> None:
@@ -120,8 +120,8 @@ class TlsSocket:
         Raises:
             OSError: The connection failed.
         """
-        # `unwrap` also reads a close_notify of the server. This loses no data, because `_process_incoming` has
-        # already processed every complete record.
+        # `unwrap` also looks for the server's close_notify in the received records. This loses no data, because
+        # `_process_incoming` has already decrypted every complete record.
         with contextlib.suppress(ssl.SSLError):
             self._tls.unwrap()
         await self._flush()

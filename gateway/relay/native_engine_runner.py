@@ -123,7 +123,10 @@ class NativeEngineRunner:
         self.engine.command(command, token, argument)
 
     def close(self) -> None:
-        """Stop the native engine, reset its clients, and close its SSH connections. A second call has no effect."""
+        """Stop the native engine, reset its clients' connections, and close its SSH connections.
+
+        A second call has no effect.
+        """
         self._poller.remove(self._fd)
         self.engine.close()
         self._objects.clear()
@@ -202,7 +205,9 @@ class NativeEnginePool:
                     raise
                 self._threads = len(self.runners)
                 log.warning(
-                    "cannot start another data plane thread (%s): continuing with %d", error.strerror, self._threads
+                    "cannot start another data plane thread (%s): the number of threads stays %d",
+                    error.strerror,
+                    self._threads,
                 )
             else:
                 return self.runners[-1]

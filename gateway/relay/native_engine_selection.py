@@ -39,7 +39,7 @@ class _DirectNativeListenerGroup(NativeListenerGroup):
 def use_native_engine(*, enabled: bool) -> None:
     """Set whether the native engine relays new connections that do not use an SSH channel.
 
-    If not, also stop the listeners of `listen_and_dial`. The event loop then accepts their clients.
+    If `enabled` is false, also stop the listeners of `listen_and_dial`. The event loop then accepts their clients.
     """
     settings.relays_sockets = enabled
     if not enabled:

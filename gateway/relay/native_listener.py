@@ -71,7 +71,7 @@ class NativeListener(ABC):
         runner: Runs the native engine.
         rule: The target, the allowed clients, and what to measure.
         sock: The listening socket. The native engine uses a duplicate of its descriptor.
-        permits: Number of clients to accept. `permit` increases this number.
+        permits: Maximum number of clients to accept. `permit` increases this number.
         handler: Receives the accepted clients.
 
     Raises:
@@ -102,11 +102,11 @@ class NativeListener(ABC):
 
     @abstractmethod
     def _listen(self, descriptor: int, permits: int) -> None:
-        """Make the native engine accept `permits` clients.
+        """Make the native engine accept at most `permits` clients.
 
         Args:
             descriptor: The listening socket. The native engine owns it from now on.
-            permits: Number of clients.
+            permits: Maximum number of clients.
         """
 
     @abstractmethod
@@ -127,8 +127,8 @@ class NativeListener(ABC):
     def _read(self) -> tuple[int, int, int]:
         """Return the listener's counters: the first three values of `Engine.gauge`.
 
-        They are the number of clients that use a permit, the number of periods in which the SSH connections were
-        full, and the number of connected clients that the native engine has not reported yet.
+        They are the number of clients that use a permit, the number of periods in which most new channels were opened
+        on full SSH connections, and the number of connected clients that the native engine has not reported yet.
         """
         if self._closed or self._runner.engine is not self._engine:
             return self._handled, 0, 0
@@ -202,7 +202,7 @@ class NativeListener(ABC):
     def on_native_engine_failed(self) -> None:
         """See `NativeEventHandler.on_native_engine_failed`.
 
-        The failed native engine has already reset the clients that were not connected to the target.
+        The failed native engine has already reset the connections of clients that were not connected to the target.
         """
         self._stopped = self._closed = True
         if not self._withdrawn:

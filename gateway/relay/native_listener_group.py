@@ -36,7 +36,7 @@ class NativeListenerGroup:
 
     Args:
         rule: The sockets, the target, and the allowed clients.
-        permits: Number of clients to accept. `permit` increases this number.
+        permits: Maximum number of clients to accept. `permit` increases this number.
         factories: One factory for each native engine that accepts clients.
         handler: Receives the events of the group, and the clients that no native engine connected to the target.
 

@@ -191,8 +191,8 @@ class RelayDirection:
         except OSError as error:
             raise RelaySocketError(self.source, error, writing=False) from error
         if count == 0:
-            # `splice` does not pass the mark of urgent data: it then returns 0 or EAGAIN, although more bytes have
-            # arrived. Only recv(2) returns these bytes, or shows that there are none.
+            # `splice` does not read past the mark of urgent data: at the mark, it returns 0 or EAGAIN, although more
+            # bytes have arrived. Therefore, call recv(2): it returns these bytes, or shows that there are none.
             self.bulk_reads = 0
             return False
         self.byte_count += count
@@ -204,7 +204,7 @@ class RelayDirection:
 
 
 class RelaySocketError(Exception):
-    """A read from or a write to a socket of a relay failed.
+    """A read or write on a socket of a relay failed.
 
     Args:
         sock: The socket.

@@ -17,7 +17,8 @@ USER_TIMEOUT_MS = 60_000
 the connection (RFC 5482)."""
 TCP_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    # Urgent data stays in the stream (RFC 6093, section 6). Otherwise, counters of received bytes do not match.
+    # Keep urgent data in the stream (RFC 6093, section 6). Otherwise, the kernel counts received bytes that the
+    # gateway does not read, and `FinDetector` would mistake them for a FIN.
     (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE),

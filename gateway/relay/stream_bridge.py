@@ -180,8 +180,8 @@ class StreamBridge:
         try:
             return await asyncio.get_running_loop().sock_recv(self._inner, self._chunk)
         except OSError:
-            # The user closed `sock` before reading all data. The kernel reports this error only after the bridge has
-            # read all bytes that the user wrote.
+            # The kernel returns an error if the user closed `sock` before reading all data, but only after the bridge
+            # has read all bytes that the user wrote. Therefore, treat the error as end-of-file.
             return b""
 
     async def _download(self) -> _FarReadResult:

@@ -54,7 +54,7 @@ def take_unread_data(channel: Any) -> UnreadChannelData:
 
 
 def disable_auto_adjust(conn: asyncssh.SSHClientConnection) -> None:
-    """Let each session of a new channel of `conn` control its receive window.
+    """Let the session of each new channel of `conn` control the channel's receive window.
 
     The session must call `send_window_adjust` itself. By default, asyncssh refills the window when it passes a packet
     to the session, even if other received data is still buffered. The peer could then send without limit.

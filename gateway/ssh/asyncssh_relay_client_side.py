@@ -124,7 +124,7 @@ class AsyncsshRelayClientSide(AsyncsshRelayState):
             return
         try:
             if event == watch.mask == READ:
-                self._read_client()  # this method calls `_update_interest` if the interest changes
+                self._read_client()  # `_read_client` calls `_update_interest` if necessary
             else:
                 self._handle_client_event(event, watch)
         except Exception:
@@ -169,8 +169,8 @@ class AsyncsshRelayClientSide(AsyncsshRelayState):
         immediately. The relay then closes the channel, because SSH cannot forward a reset (RFC 4254, section 5.3).
 
         Args:
-            error: The error of a failed system call on the socket; None to read SO_ERROR instead. The kernel clears
-                SO_ERROR when a call returns the error.
+            error: The error that a system call on the socket raised; None to read SO_ERROR. If a call raised an
+                error, pass it, because the kernel has then already cleared SO_ERROR.
         """
         client = self._client
         if client is None or self.ended.done():

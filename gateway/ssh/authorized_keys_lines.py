@@ -49,7 +49,7 @@ def _check_sources(sources: Sequence[str]) -> None:
         try:
             ipaddress.ip_network(each.removeprefix("!"))
         except ValueError as error:
-            # sshd refuses all logins if it cannot parse a network.
+            # sshd refuses all logins with the key if it cannot parse a network in `from`.
             raise UsageError(f"--from: {error}: write a network such as 192.0.2.0/24") from None
         if not each.rpartition("/")[2].isdecimal():
             raise UsageError(f"--from: {each!r}: write the length of the prefix, as in 192.0.2.0/24")
@@ -58,9 +58,9 @@ def _check_sources(sources: Sequence[str]) -> None:
 
 
 def sshd_config_lines(user: str, *, unix_sockets: bool) -> list[str]:
-    """Return the sshd_config(5) lines that forbid listeners, and allow or forbid forwarding.
+    """Return the sshd_config(5) lines that forbid listeners, and allow or forbid connections to unix sockets.
 
-    No key option of authorized_keys can restrict forwarding to unix sockets.
+    These lines are necessary, because authorized_keys has no option specifically for unix sockets.
 
     Args:
         user: The login user.
@@ -76,8 +76,9 @@ def sshd_config_lines(user: str, *, unix_sockets: bool) -> list[str]:
 def render_authorized_keys(tunnels: Sequence[TunnelDestinations], sources: Sequence[str]) -> list[str]:
     """Return the authorized_keys lines for tunnels, with the matching sshd_config(5) lines in comments.
 
-    sshd uses only the first line with a key. Therefore, the result contains one line for tunnels with the same
-    server, user and key. The call blocks, because it reads the tunnels' keys.
+    If several lines contain the same key, sshd uses only the first line that permits the login. Therefore, the result
+    contains one line for all tunnels with the same server, user and key. The call blocks, because it reads the keys
+    of the tunnels.
 
     Args:
         tunnels: What the gateway dials through each tunnel.

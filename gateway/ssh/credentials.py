@@ -76,8 +76,8 @@ def load_keys(options: SshOptions) -> list[Any]:
     """Load the key pairs of the identity files, with their certificates. The call blocks.
 
     Raises:
-        TunnelError: No credential is configured, or a file cannot be used, for example because it is missing,
-            readable by other users, or encrypted without a configured passphrase. The error is fatal.
+        TunnelError: No credential is configured, or a file cannot be used. For example, the file is missing or
+            readable by other users, or it is encrypted and no passphrase is configured. The error is fatal.
     """
     passphrase = read_passphrase(options)
     if not (options.identity_files or options.agent or options.password):
@@ -107,7 +107,7 @@ def load_keys(options: SshOptions) -> list[Any]:
         except (asyncssh.KeyImportError, OSError, ValueError) as error:
             raise TunnelError(
                 FailureReason.AUTH,
-                f"certificate_files: {error_text(error)}: each certificate must belong to a key",
+                f"certificate_files: {error_text(error)}: each certificate must belong to a key in identity_files",
                 fatal=True,
             ) from error
     return keys

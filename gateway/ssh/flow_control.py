@@ -5,8 +5,8 @@ window if the channel uses at least half of the window in one round trip. The wi
 grow.
 
 If a client reads slowly, the gateway buffers up to one window of data. Budgets limit this memory: N channels buffer
-at most `INITIAL_BUDGET_BYTES` + `GROWTH_BUDGET_BYTES` + N * `MIN_WINDOW` bytes. Python objects use at most another
-tenth of this sum. A window returns its bytes to the budget after the gateway has delivered the last byte to the
+at most `INITIAL_BUDGET_BYTES` + `GROWTH_BUDGET_BYTES` + N * `MIN_WINDOW` bytes. In addition, Python objects use up to
+a tenth of this sum. A window returns its bytes to the budget after the gateway has delivered the last byte to the
 client.
 """
 

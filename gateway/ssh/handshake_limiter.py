@@ -49,9 +49,10 @@ class HandshakeLimiter:
 
 @per_loop
 def handshake_limiter(loop: asyncio.AbstractEventLoop) -> HandshakeLimiter:
-    """Create the limiter of an event loop.
+    """Return the limiter of the running event loop.
 
-    Callers omit `loop`: `per_loop` returns the same limiter for all calls in one loop.
+    Call this function without arguments: `per_loop` passes `loop` on the first call in each loop, and then returns
+    the same limiter for all calls in that loop.
     """
     del loop
     return HandshakeLimiter()

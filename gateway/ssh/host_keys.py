@@ -97,7 +97,8 @@ def load_trusted_host_keys(options: SshOptions, address: str = "") -> TrustedHos
 class RememberedHostKeyType:
     """Remembers which type of host key a tunnel accepted. The next connection proposes this type first.
 
-    The type is remembered only if a fingerprint is pinned, because a fingerprint does not reveal the type of the key.
+    The type is remembered only if a fingerprint is pinned. The types of other trusted keys are known, but a
+    fingerprint does not reveal the type of its key.
 
     Args:
         key_type: The type, such as `ssh-ed25519`; None if no type is remembered.
@@ -150,7 +151,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
 
     @property
     def has_other_key_types(self) -> bool:
-        """Whether the server offers a host key of another type than the refused key.
+        """Whether the server offers a host key whose type differs from the type of the refused key.
 
         The other key might match a pinned fingerprint. False if no key was refused, or no fingerprint is pinned.
         """

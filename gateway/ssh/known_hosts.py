@@ -52,7 +52,7 @@ class KnownHosts:
         """Return the entries for a server. Names are not case-sensitive, as in OpenSSH.
 
         Trusted keys come only from the lines for the configured name, as in OpenSSH without CheckHostIP. Revoked keys
-        come from the lines for the name and for the server's address, each with or without the port.
+        come from the lines for the name and for the server's address, both with and without the port.
 
         Args:
             name: The configured host name or address.

@@ -31,7 +31,7 @@ class NativeChannel(NativeRelayBase):
         tap: Observes the relayed bytes until `tap.finished` is true; None if the relay has no tap.
         on_answered: Called with this channel when the server replies to CHANNEL_OPEN, or when no reply can arrive,
             for example because the SSH connection is lost. A timeout does not cause this call.
-        joined: The native engine's token of the channel, if the native engine has already opened the channel for a
+        joined: The native engine's token for the channel, if the native engine has already opened the channel for a
             client; None to open a new channel.
     """
 

@@ -21,7 +21,7 @@ class NativeChannelOpener:
     Args:
         conn: The SSH connection.
         runner: Runs the native engine that handles the connection.
-        connection_token: The token of the connection in the native engine.
+        connection_token: The native engine's token for the connection.
     """
 
     def __init__(self, conn: SshConnection, runner: NativeEngineRunner, connection_token: int) -> None:

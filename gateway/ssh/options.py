@@ -54,8 +54,8 @@ class KeepaliveOptions:
         if self.interval >= min(self.suspect, self.lost):
             values = f"interval {self.interval:g} s, suspect {self.suspect:g} s, lost {self.lost:g} s"
             raise ValueError(
-                "interval must be less than suspect and lost, because otherwise idle connections count as silent"
-                f" ({values}): lower interval"
+                f"interval must be less than suspect and lost ({values}), because otherwise idle connections count"
+                " as silent: lower interval"
             )
 
 
@@ -106,8 +106,8 @@ class SshOptions:
             `asyncssh` always uses asyncssh. If all SSH tunnels have `asyncssh`, connections without an SSH tunnel do
             not use the native engine either.
         proxy_command: A program and its arguments. The standard input and output of the program are the connection to
-            the server. The program runs without a shell. `{host}`, `{port}` and `{user}` are replaced by the values
-            of these keys.
+            the server. The program runs without a shell. The gateway replaces `{host}`, `{port}` and `{user}`
+            with the values of the keys `host`, `port` and `user`.
         environment: Names of environment variables to pass to `proxy_command`, in addition to PATH, HOME, USER,
             LOGNAME, TZ and the locale.
         login_exit_codes: Exit codes with which `proxy_command` reports that its own login failed. The tunnel is then

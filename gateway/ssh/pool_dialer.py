@@ -75,10 +75,10 @@ class PoolDialer:
         self.wake()
 
     def on_lost(self, lasted: float, why: str) -> None:
-        """Check whether the pool lacks connections after a connection was lost.
+        """Handle the loss of a connection: check whether the pool now lacks connections.
 
         If the connection was lost soon after its login, delay the next login. Some servers accept a login, and then
-        close the connection because of a limit for sessions.
+        close the connection because of a limit on the number of sessions.
 
         Args:
             lasted: How long the connection was in the pool, in seconds.
@@ -92,7 +92,7 @@ class PoolDialer:
         self.wake()
 
     def _next_pause(self) -> float:
-        """Return the delay before the next attempt, in seconds, and double the bound of the delay after it."""
+        """Return a random delay before the next attempt, in seconds, and double the upper bound for later delays."""
         pause = random.uniform(0, self._retry_delay)  # noqa: S311 - jitter
         self._retry_delay = min(self._retry_delay * 2, _MAX_RETRY)
         return pause

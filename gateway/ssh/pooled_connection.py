@@ -113,8 +113,8 @@ class PooledConnection:
         except ValueError as error:
             raise DialError(
                 FailureReason.PROTOCOL,
-                f"{to}: the reply of the SSH server is not valid ({error_text(error)}): see data_plane in"
-                " docs/outages.md",
+                f"{to}: the reply from the SSH server is not valid ({error_text(error)}): see the section about"
+                " faults in the data plane in docs/outages.md",
             ) from error
         except asyncssh.ChannelOpenError as error:
             self.has_answered_open = self.alive
@@ -156,7 +156,8 @@ class PooledConnection:
 
     def discount_suspension(self, seconds: float) -> None:
         """Reduce the silence by the `seconds` for which this process was suspended and could not receive data."""
-        # A reply that arrived during the suspension can be processed before this call.
+        # A reply that arrived during the suspension might have been processed before this call. Without the limit,
+        # `_last_heard` would then be in the future.
         self._last_heard = min(self._last_heard + seconds, time.monotonic())
 
     def keepalive_due(self, before: float) -> bool:

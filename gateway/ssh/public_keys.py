@@ -17,8 +17,8 @@ def public_keys(options: SshOptions) -> list[str]:
     If the private key has a `.pub` file next to it, the function reads this file instead of the private key.
 
     Raises:
-        GatewayError: A key, or the passphrase of a private key, cannot be read, or a `.pub` file contains something
-            else than public keys.
+        GatewayError: A key, or the passphrase of a private key, cannot be read, or a `.pub` file contains
+            something other than public keys and comments.
     """
     return [line for path in options.identity_files for line in _public_keys(path, options)]
 
@@ -42,5 +42,6 @@ def _public_keys(path: Path, options: SshOptions) -> list[str]:
         raise GatewayError(
             f"{file}: contains no public key: ssh-keygen -y -f KEY prints the public key of a private key"
         )
-    # The comment of a key can contain line breaks. A second line in authorized_keys would have no restrictions.
+    # The comment of a key can contain line breaks. Join the lines, because a second line in authorized_keys would be
+    # another key, without restrictions.
     return [" ".join(key.export_public_key().decode(errors="replace").split()) for key in keys]

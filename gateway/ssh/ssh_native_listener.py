@@ -18,7 +18,7 @@ from gateway.ssh.pooled_connection import PooledConnection
 
 
 class SshNativeListenerEventHandler(NativeListenerEventHandler, Protocol):
-    """Handles the clients and the channels of a `SshNativeListener`."""
+    """Handles the clients and the channels of an `SshNativeListener`."""
 
     def adopt(self, connection: PooledConnection, channel: SshChannel) -> None:
         """Add to `connection` a channel that the native engine has opened. Called before `on_joined`."""

@@ -13,7 +13,7 @@ class TunnelStateLog:
 
     Args:
         tunnel: The name of the tunnel.
-        far_side: The address of the tunnel's server.
+        far_side: The name of the tunnel's server; see `Tunnel.far_side`.
         traffic: `bulk` to log the states of the lane for bulk traffic; otherwise empty.
     """
 

@@ -202,9 +202,9 @@ class Uplink:
     async def _attempt(self, via: Link | None, ready: Callable[[], None]) -> tuple[float, TunnelError]:
         """Open the tunnel, and wait until it is lost; see `_keep_open`.
 
-        An attempt to open a VPN can take minutes, and does not use files that change in the meantime. Therefore, a
-        request to reconnect or to retry cancels an attempt that has not opened the tunnel yet. A request does not
-        interrupt the close of a tunnel that was open.
+        An attempt to open a VPN can take minutes, and does not read its files again if they change in the meantime.
+        Therefore, a request to reconnect or to retry cancels an attempt that has not opened the tunnel yet. A request
+        does not interrupt the closing of a tunnel that was open.
 
         Raises:
             TargetPathError: The tunnel cannot be opened.

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 HANDSHAKE_AGE = FactDefinition(
     "handshake_age_seconds",
-    "Time since the last handshake of a WireGuard peer.",
+    "Time since the latest handshake with one of the WireGuard peers.",
     metric="gateway_tunnel_handshake_age_seconds",
     describe=lambda seconds: f"handshake {seconds:.0f} s ago",
 )
@@ -45,7 +45,7 @@ class WireGuardStatus(VpnStatus):
 
     Args:
         device: The implementation of the device: `kernel` or `wireguard-go`.
-        handshake_age_seconds: Seconds since the last handshake with any peer; None if it is not known yet.
+        handshake_age_seconds: Seconds since the latest handshake with one of the peers; None if it is not known yet.
     """
 
     device: str
@@ -141,7 +141,8 @@ class _ConnectedWireGuardDevice:
         try:
             status = await self._wireguard.status()
         except (TunnelError, OSError) as error:
-            # A busy host can fail to run `wg`. If no data arrives, `LivenessMonitor` reports the link as lost.
+            # `wg` can fail if the host is busy, so do not report the link as lost here. If no data arrives,
+            # `LivenessMonitor` reports the link as lost.
             log.warning("the status of the WireGuard device cannot be read: %s", one_line(str(error)))
             return self._received
         self._received = status.received

@@ -49,9 +49,10 @@ def parse_addresses(texts: tuple[str, ...]) -> tuple[IpAddress, ...]:
 
 
 def likely_peers(addresses: tuple[IpInterface, ...]) -> tuple[IpAddress, ...]:
-    """Return the first host address of each subnet of a VPN device, which usually belongs to the VPN server.
+    """Return the first host address of each subnet of a VPN device.
 
-    Skip subnets of at most two addresses, and subnets whose first host address is the device's own.
+    This address usually belongs to the VPN server. Skip subnets of at most two addresses, and subnets whose first
+    host address is the device's own.
 
     Args:
         addresses: The addresses of the device, with prefix lengths.

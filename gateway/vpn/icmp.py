@@ -131,7 +131,8 @@ class EchoMonitor:
 
     def _receive(self, sock: socket.socket, family: int) -> None:
         with contextlib.suppress(OSError):
-            # A flood of packets must not keep the event loop busy: the loop calls this method again.
+            # Process a limited number of packets, so that a flood does not block the event loop. If packets remain,
+            # the loop calls this method again.
             for _ in range(_MAX_PACKETS):
                 packet = sock.recv(512)
                 if sock.type == socket.SOCK_RAW:

@@ -98,7 +98,8 @@ def prepare_namespace() -> None:
         ("ipv4/ping_group_range", "0 2147483647"),
         ("ipv4/tcp_mtu_probing", "1"),
     ):
-        # In a container, /proc/sys can be read-only. The VPN then works without echo requests and MTU probing.
+        # In a container, /proc/sys can be read-only. The VPN then works without MTU probing, and echo requests
+        # require CAP_NET_RAW.
         with contextlib.suppress(OSError):
             Path("/proc/sys/net", key).write_text(value)
 

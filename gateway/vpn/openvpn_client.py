@@ -188,7 +188,7 @@ class OpenVpnClient:
         self._vpn.restart_in_place()
 
     def renew(self) -> None:
-        """Load the configuration file and the files that it refers to again, because the files have changed.
+        """Reload the configuration file and the files to which it refers, because one of them has changed.
 
         If the OpenVPN configuration is different, report the link as lost, so that a new process replaces this one.
         Otherwise, for example if only the password has changed, reconnect.

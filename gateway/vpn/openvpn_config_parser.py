@@ -116,7 +116,7 @@ def located(line: int) -> Iterator[None]:
 
 
 def _check_line(line: str) -> str:
-    """Refuse a line that is too long or has control characters. Return it without a carriage return at the end."""
+    """Return a line without a final carriage return. Refuse a line that is too long or has control characters."""
     if len(line.encode(errors="surrogatepass")) > _MAX_LINE:
         why = "which OpenVPN reads as two lines: shorten the line, or wrap a key at 64 characters"
         raise GatewayError(f"has more than {_MAX_LINE} bytes, {why}")

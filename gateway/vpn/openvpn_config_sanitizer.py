@@ -163,7 +163,7 @@ class _FileSanitizer:
         name, path = directive.name, directive.values[0]
         self._file_count += 1
         if self._file_count > _MAX_FILES:
-            raise GatewayError(f"refers to more than {_MAX_FILES} files: remove some of them")
+            raise GatewayError(f"the file contains more than {_MAX_FILES} references to files: remove some of them")
         self._secret_files += [path] if name in SECRET_DIRECTIVES else []
         try:
             block = normalize_block(name, decode_file(name, self._read_file(path)))

@@ -75,9 +75,9 @@ IGNORED_VARIABLES = {"FORWARD_COMPATIBLE", "SERVER_POLL_TIMEOUT", "CLIENT_CERT",
 sets them."""
 _CIPHER = "AES in GCM or CBC mode, or ChaCha20-Poly1305"
 _EXPLANATIONS = {
-    "compress": "compression leaks encrypted data (VORACLE); only the stub modes are allowed",
-    "comp-lzo": "compression leaks encrypted data (VORACLE)",
-    "allow-compression": "compression leaks encrypted data (VORACLE)",
+    "compress": "compression leaks plaintext (VORACLE); only the stub modes are allowed",
+    "comp-lzo": "compression leaks plaintext (VORACLE)",
+    "allow-compression": "compression leaks plaintext (VORACLE)",
     "cipher": _CIPHER, "data-ciphers": _CIPHER, "ncp-ciphers": _CIPHER, "data-ciphers-fallback": _CIPHER,
     "auth": "one of SHA-1, SHA-2, SHA-3, BLAKE2 or RIPEMD-160",
     "tls-cipher": "weak cipher suites and @SECLEVEL are not allowed",

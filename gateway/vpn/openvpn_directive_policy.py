@@ -95,7 +95,7 @@ def check_allowed(directive: OpenVpnDirective, *, connection: bool = False) -> N
     if directive.block is None:
         if name == "setenv" and directive.values[:1] == ("opt",):
             raise GatewayError(
-                "setenv opt hides a directive: write the directive without setenv opt, or remove the line"
+                "setenv opt before a directive is not allowed: write only the directive, or remove the line"
             )
         check_values(directive, connection=connection)
     elif name not in BLOCK_DIRECTIVES or connection:

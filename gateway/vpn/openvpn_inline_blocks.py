@@ -65,7 +65,9 @@ def decode_file(name: str, data: bytes) -> str:
     try:
         return data.decode().removeprefix("\ufeff").replace("\r\n", "\n")
     except UnicodeDecodeError:
-        raise GatewayError("is a binary file: convert it to PEM format") from None
+        raise GatewayError(
+            "is not UTF-8 text: convert a binary key or certificate to PEM format, or a text file to UTF-8"
+        ) from None
 
 
 def _normalize_sections(name: str, text: str) -> tuple[str, ...]:

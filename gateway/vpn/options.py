@@ -41,7 +41,7 @@ class VpnFailureDetectionOptions:
 
 @dataclass(frozen=True)
 class VpnOptions:
-    """The options of both OpenVPN and WireGuard tunnels.
+    """The options that OpenVPN tunnels and WireGuard tunnels have in common.
 
     Args:
         config: The client's configuration file, as the VPN's operator provides it.
@@ -100,7 +100,7 @@ class WireGuardOptions(VpnOptions):
 
 
 def read_path(scheme: str, rest: str) -> dict[str, str]:
-    """Return the path in a URL such as `openvpn:///etc/gateway/office.ovpn` as the option `config`.
+    """Return the option `config` with the path from a URL. Example: `openvpn:///etc/gateway/office.ovpn`.
 
     Args:
         scheme: The scheme. It is not used.

@@ -56,7 +56,8 @@ class VpnDeviceIsolation(Protocol):
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """Create a socket that sends and receives only through the device.
 
-        While the device does not exist, packets of the socket are lost. The caller must close the socket.
+        While the device does not exist, the call can fail, and an existing socket cannot send or receive. The caller
+        must close the socket.
 
         Args:
             family: The address family, as for `socket.socket`.

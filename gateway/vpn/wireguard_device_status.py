@@ -8,7 +8,8 @@ class WireGuardDeviceStatus:
     """The status of a WireGuard device, parsed from the output of `wg show`.
 
     Args:
-        last_handshake: Time of the last handshake with any peer, in seconds since the epoch; 0 if there was none yet.
+        last_handshake: Time of the latest handshake with one of the peers, in seconds since the epoch; 0 before the
+            first one.
         received: Number of bytes received from all peers.
         endpoints: The current endpoints of the peers, which change when a peer roams to another address.
     """

@@ -103,20 +103,21 @@ def parse_wireguard_file(text: str) -> WireGuardFile:
     if not file.addresses:
         raise GatewayError("[Interface] has no Address: add the address that the peer expects")
     if not file.peers or any(not peer.public_key for peer in file.peers):
-        raise GatewayError("must have at least one [Peer], and a PublicKey in each: correct the file")
+        raise GatewayError("must have at least one [Peer], and each [Peer] must have a PublicKey: correct the file")
     if not any(peer.endpoint for peer in file.peers):
         raise GatewayError("no [Peer] has an Endpoint: add the address of the server")
     return file
 
 
 _MAX_PEERS = 1000
-"""The maximum number of peers. Each section copies those before it."""
+"""The maximum number of peers. The parser copies all earlier peers for each [Peer] section, so its time grows with
+the square of the number of peers."""
 
 
 def _start_section(file: WireGuardFile, section: str) -> WireGuardFile:
     if section == "[peer]":
         if len(file.peers) == _MAX_PEERS:
-            raise GatewayError(f"has more than {_MAX_PEERS} [Peer] sections: remove some")
+            raise GatewayError(f"the file has more than {_MAX_PEERS} [Peer] sections: remove some")
         return replace(file, peers=(*file.peers, WireGuardPeer("")))
     if section != "[interface]":
         raise GatewayError("unknown section: use [Interface] or [Peer]")
@@ -198,9 +199,9 @@ def check_key(value: str, name: str) -> str:
 
 
 def _printable_key(name: str) -> str:
-    """Return a space and the unknown key `name`, to insert into an error message.
+    """Return a space and the unknown name of a configuration key, to insert into an error message.
 
-    Return an empty string if `name` does not look like a key, because `name` can then be part of a misplaced secret.
+    Return an empty string if `name` does not look like such a name, because it can be part of a misplaced secret key.
     """
     return f" {name}" if re.fullmatch(r"[A-Za-z]{1,24}", name) else ""
 

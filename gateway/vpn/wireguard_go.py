@@ -38,8 +38,8 @@ class WireGuardGoProcess:
 
         Args:
             prefix: The prefix of all names that gateways give to WireGuard devices. Before the start, this method
-                removes the sockets of killed processes: their names begin with the prefix, no process listens on
-                them, and they are older than 30 s.
+                removes the sockets of killed processes. These are sockets whose names begin with the prefix, on which
+                no process listens, and which are older than 30 s.
 
         Raises:
             TunnelError: The process cannot create the device; fatal.
@@ -68,7 +68,7 @@ class WireGuardGoProcess:
         permitted = "not permitted" not in output and "denied" not in output
         return TunnelError(
             FailureReason.PROTOCOL if permitted and output else FailureReason.PERMISSION,
-            f"wireguard-go cannot create a device ({output or 'without output'}):"
+            f"wireguard-go cannot create a device ({output or 'no output'}):"
             " CAP_NET_ADMIN and /dev/net/tun are required",
             fatal=True,
         )

@@ -203,7 +203,7 @@ def test_import_writes_added_kinds(kinds: Path, tmp_path: Path) -> None:
         },
     }  # fmt: skip
     assert "volumes.media: look at tree" in done.stderr
-    assert "backend media manages another volume; create this volume yourself" in done.stderr
+    assert "backend media has another" in done.stderr
     assert "and tree /music" in done.stderr
     hop = tmp_path / "near.hop"
     hop.write_text("forwarder 7")

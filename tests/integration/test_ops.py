@@ -279,7 +279,8 @@ def test_events_follow_changes_and_survive_a_restart(gateway: Gateway) -> None:
     path.unlink()
     path.mkdir()
     gateway.command("drain")
-    warning = f"events will not survive a restart: {path}: Is a directory: set a writable gateway.state_dir"
+    advice = "set gateway.state_dir to a writable directory"
+    warning = f"events will not survive a restart: {path}: Is a directory: {advice}"
     gateway.wait(lambda: gateway.status()["warnings"] == [warning])
     path.rmdir()
     gateway.command("undrain")

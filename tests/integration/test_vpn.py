@@ -990,7 +990,7 @@ def test_an_openvpn_file_that_would_run_code_is_refused_with_its_line(far: World
     config.write_text(f"client\n--setenv opt plugin /nonexistent/evil.so\n{config.read_text()}")
     write(gateway, f"office: {{kind: openvpn, config: {config}}}", tcp_backend(far))
     gateway.start().wait(lambda: gateway.tunnel("office")["reason"] == "protocol")
-    refusal = "setenv opt hides a directive: write the directive without setenv opt, or remove the line"
+    refusal = "setenv opt before a directive is not allowed: write only the directive, or remove the line"
     detail = f"config: {config}: line 2: {refusal}"
     assert gateway.tunnel("office")["detail"] == detail
     assert vpn_children(gateway) == []

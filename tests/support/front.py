@@ -44,7 +44,7 @@ class Front:
         return len(self._joining)
 
     async def run(self) -> None:
-        """Accept clients until this task is cancelled. Then reset the clients that still wait for the target."""
+        """Accept clients until this task is cancelled. Then reset all connections that wait for the target."""
         loop = asyncio.get_running_loop()
         try:
             while True:

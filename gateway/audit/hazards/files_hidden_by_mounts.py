@@ -71,7 +71,7 @@ def _copy_missing(cli: str, container: AuditedContainer, mount: AuditedMount, ti
 
 
 def _has_program(container: AuditedContainer, path: str) -> bool:
-    """Return whether a directory contains the program, the working directory, or a file argument of the image."""
+    """Return whether a directory contains the program or working directory of the image, or a file in its command."""
     config = container.defaults
     words = (*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ()), config.get("WorkingDir") or "")
     return any(is_below(str(each), path) for each in words)

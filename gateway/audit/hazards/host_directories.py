@@ -1,4 +1,4 @@
-"""Knows the directories of a host that belong to its operating system or to several users. Does no I/O."""
+"""Recognizes host directories that belong to the operating system, or that several users share. Does no I/O."""
 
 import re
 from collections.abc import Iterable

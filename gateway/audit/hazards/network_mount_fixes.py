@@ -84,7 +84,7 @@ def start_engine_after_mount(mount: HostMount) -> str:
 
 
 def changed_options(mount: HostMount) -> str:
-    """Return manual steps that make the options of the host's SMB mount safe, as shell comments.
+    """Return shell comments: the manual steps that make the options of the host's SMB mount safe.
 
     The steps are not commands, because the audit does not know whether fstab or a systemd unit defines the mount.
     """
@@ -112,7 +112,8 @@ def host_mount(
         return f"# an option contains a comma, so no command is safe to print: {then} instead of {mount.volume}"
     device, _, options = safe_options(volume, store)
     address = store.options.get("addr", "")
-    # Omit `addr` if its value is a host name: mount.cifs(8) accepts only an IP address there.
+    # Omit `addr` if it only repeats the server in `device`. It can be a host name, but mount.cifs(8) accepts only an
+    # IP address in `addr`.
     left_out = _LOGIN | ({"addr"} if device.startswith(f"//{address}/") else set())
     kept = [each for each in options.split(",") if each.partition("=")[0] not in left_out]
     name = f"{container.name}-{volume.name}"
@@ -125,7 +126,8 @@ def host_mount(
     setup = (
         only_on_host(cli),
         # Pipe the password from the options of the volume to the credentials file. The password then appears neither
-        # in the output nor in arguments. A node of a swarm that has no such volume gets a copy of the file instead.
+        # in the output nor in arguments. On a swarm node without this volume, the user must first copy the
+        # file from another node.
         f"if {has_volume}; then (umask 077; {read} | tr , '\\n' | {login} > {command(credentials)}); fi",
         f"test -s {command(credentials)} || {{ echo {command(f'{credentials} is missing: copy it')} >&2; exit 1; }}",
         command("chmod", "600", credentials),

@@ -56,7 +56,7 @@ def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
 
 
 def _password(volume: AuditedVolume) -> Iterator[Finding]:
-    """Yield a finding if an option of a volume is a password. The options of SMB volumes have their own function."""
+    """Yield a finding if an option of a volume is a password. For SMB volumes, `options` finds the passwords."""
     given = {**volume.options, **split_options(volume.options.get("o", ""))}
     names = sorted(name for name, value in given.items() if _is_password(name, value))
     if names:

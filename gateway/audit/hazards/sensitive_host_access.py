@@ -65,7 +65,8 @@ def _is_system(snapshot: AuditSnapshot, path: str) -> bool:
     found = snapshot.paths.get(path)
     if path in _HARMLESS or below_any(path, _DATA_TREES):
         return False
-    # Below the engine's data directory, applications can also have data. Only the engine's directories are critical.
+    # The engine's data directory can also contain data of applications. Only this directory itself and the engine's
+    # own subdirectories count as system directories.
     engine = posixpath.dirname(snapshot.volume_directory)
     if engine and (
         path in (engine, snapshot.volume_directory) or below_any(path, [f"{engine}/{each}" for each in _ENGINE])

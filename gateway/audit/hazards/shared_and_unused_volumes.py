@@ -46,7 +46,7 @@ def _writers(snapshot: AuditSnapshot) -> Iterator[Finding]:
         what = f"{', '.join(names)} write to {store.title}{content}"
         fix: str | ProposedMountChanges = ProposedMountChanges(read_only=frozenset({mount.path}))
         if running < 2:
-            # The newest container can be the only one that runs, so it must not become read-only.
+            # The newest container can be the only one that runs, so its mount must not become read-only.
             stopped = sorted({each.name for each, _, _ in group if not each.running})
             fix = f"# remove the stopped containers that are not needed: {', '.join(map(one_line, stopped))}"
         elif len(services) < 2:

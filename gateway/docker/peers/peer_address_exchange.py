@@ -35,7 +35,7 @@ class PeerAddressExchange:
         options: The configuration.
         instance: This gateway's name.
         grants: The rules in `docker.grants`.
-        strict: Returns `gateway.strict`. If true, only `docker.grants` admits containers, not their labels.
+        strict: Returns `gateway.strict`. If true, only `docker.grants` admits containers; labels do not.
         observed: Returns the most recent snapshot of this node's engine.
         registry: The consumers (containers that use backends) by address. `PeerAddressExchange` sends this node's
             consumers to the peers, and adds the peers' consumers.

@@ -57,8 +57,8 @@ def attachable_networks(builder: PlanBuilder, container: Container) -> set[str]:
 def _idle(builder: PlanBuilder, container: Container) -> None:
     """Warn about a container's labels that have no effect because the label `enable` is absent.
 
-    Do not warn if the container shares a network with the gateway, because the key `allow` of a backend can then
-    match the labels.
+    Do not warn if the gateway might identify the container by its address (see `client_networks`), because the key
+    `allow` of a backend can then match the labels.
     """
     mistakes = labels.missing_enable_warnings(
         container.labels, builder.options.label_prefix, builder.desired.instance

@@ -34,7 +34,7 @@ def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
 
 
 def without_namespace(builder: PlanBuilder, container: Container) -> UnavailableContainer | None:
-    """Return an `UnavailableContainer` for a container whose start failed because its namespace's owner did not run.
+    """Return an `UnavailableContainer` for a start that failed because the namespace's owner was not running.
 
     If the owner was removed, the result says that the container must be recreated. Return None if the gateway ignores
     the container; see `_is_in_scope` and `_without_owner`.
@@ -44,14 +44,14 @@ def without_namespace(builder: PlanBuilder, container: Container) -> Unavailable
         return _without_owner(builder, container)
     if not _is_in_scope(builder, container, owner):
         return None
-    detail = f"it uses the network of container {owner.name}, which did not run"
+    detail = f"it uses the network of container {owner.name}, which was not running"
     if owner.state != "running":
         return unavailable_container(
             container,
             StartFailureCause.NAMESPACE,
             detail,
             RevivalStatus.WAITING,
-            f"container {owner.name} does not run",
+            f"container {owner.name} is not running",
         )
     at = owner.last_start.at if owner.last_start is not None else 0.0
     unavailable = unavailable_container(container, StartFailureCause.NAMESPACE, detail, RevivalStatus.STARTING)
@@ -70,7 +70,7 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
         return None
     detail = f"it uses the old network of container {owner.name}, which has restarted"
     if owner.state not in LIVE:
-        message = f"container {owner.name} does not run"
+        message = f"container {owner.name} is not running"
         detail = f"it uses the network of container {owner.name}, which has stopped"
         return unavailable_container(container, StartFailureCause.NAMESPACE, detail, RevivalStatus.WAITING, message)
     if owner.state != "running" or container.state != "running":

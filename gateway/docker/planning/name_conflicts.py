@@ -1,4 +1,4 @@
-"""Finds names that resolve to two hosts for one container or service.
+"""Finds names that one container or service can resolve to two different hosts.
 
 The option `on_name_conflict` selects whether the gateway warns or refuses the attachment.
 """
@@ -35,10 +35,11 @@ def container_conflicts(builder: PlanBuilder, container: Container, network: str
 
 
 def _conflicts_of_others(builder: PlanBuilder, container: Container, network: str, aliases: Iterable[str]) -> str:
-    """Return the reason why a container must not be attached because others would get name conflicts.
+    """Return a message about the name conflicts that attaching a container would cause for other containers.
 
-    The gateway attached these other containers, or this plan attaches them. Without this rule, the gateway would
-    attach a container, detach another one because of it, and in some cases do the opposite in the next round.
+    Return an empty string if there are none. Only containers that the gateway attached, or that this plan attaches,
+    count. Without this rule, the gateway would attach a container and then detach another one because of the name
+    conflict. In the next round, it could do the reverse.
     """
     names = names_after_attachment(container, aliases)
     found: list[NameConflict] = []
@@ -56,7 +57,7 @@ def _conflicts_of_others(builder: PlanBuilder, container: Container, network: st
 
 
 def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted: Collection[str]) -> None:
-    """Report a container's name conflicts on those networks of the gateway to which Compose or a user attached it.
+    """Report name conflicts on those of the gateway's networks to which no gateway attached the container.
 
     Args:
         builder: The plan so far.

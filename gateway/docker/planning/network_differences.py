@@ -21,9 +21,9 @@ def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo)
             alone = keep == NOT_INTERNAL and is_only_egress_network(builder, there.name)
             first = "attach the gateway's container to another network that is not internal, then " if alone else ""
             yield (
-                f"network {there.name}: {differs}: set {keep} to keep it; to replace it, {first}give it another name "
-                "in docker.networks (the gateway then creates the new network, moves containers to it and removes "
-                "this one), or disconnect every container, the gateway's container last, and run "
+                f"network {there.name}: {differs}: set {keep} to keep it; to replace it, {first}give this network "
+                "another name in docker.networks (the gateway then creates the new network, moves containers to it "
+                "and removes the old one), or disconnect every container, the gateway's container last, and run "
                 f"{command} network rm {there.name}"
             )
         else:
@@ -36,7 +36,7 @@ def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo)
 def _differences(
     builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo, *, ours: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield each difference between a network and its options: a message, and the setting that accepts it.
+    """Yield each difference between a network and its options: a message, and the setting that matches the network.
 
     If another program created the network (`ours` is False), ignore properties that are not configured.
     """

@@ -95,9 +95,9 @@ class PlanBuilder:
         """Return the driver of a network that has the given options."""
         if options.driver != "auto":
             return options.driver
-        # Only the gateway on the swarm's leader creates overlays. It sees the services of all nodes, but not the
-        # plain containers on other nodes, so it cannot create per-project networks for those containers. Therefore,
-        # use overlays for per-project networks only with `docker.services`.
+        # Only the gateway on the swarm's leader creates overlays. It can create per-project overlays for the services
+        # of all nodes, but not for plain containers on other nodes, which it does not see. Therefore, per-project
+        # networks are overlays only with `docker.services`. Otherwise, each node has its own bridge networks.
         overlay = self.observed.swarm.member and (options.per is None or self.options.services)
         return "overlay" if overlay else "bridge"
 

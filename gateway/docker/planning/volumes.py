@@ -87,6 +87,6 @@ def mount_problems(
     if loopback and own_mode is not None and own_mode != "host":
         yield (
             f"volumes {', '.join(loopback)}: the gateway's container does not use the host's network, so the engine "
-            "does not find the listener: run this container with --network host, or publish the port and set"
+            "cannot reach the listener: run the gateway's container with --network host, or publish the port and set"
             " volume.address"
         )

@@ -294,7 +294,7 @@ def test_a_wrong_check_is_an_error_with_its_key(changes: dict[str, object], erro
     [
         ({}, "needs json or header, but not both"),
         ({"json": "a", "header": "b"}, "needs json or header, but not both"),
-        ({"json": "a..b"}, "json: has an empty name"),
+        ({"json": "a..b"}, "json: contains an empty name"),
         ({"header": "a b"}, "header: not a valid name"),
         ({"json": "a", "primary": ("x", "Y"), "replica": ("y",)}, "replica: y is also a value of primary"),
     ],

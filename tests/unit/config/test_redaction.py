@@ -129,7 +129,7 @@ def test_the_content_of_a_key_instead_of_its_path_does_not_appear_in_errors(tmp_
     text = "tunnels: {t: {kind: ssh, host: h, user: u, identity_files: '${KEY}'}}"
     (found,) = errors(text, tmp_path, KEY=key)
     assert "abcdef" not in found
-    assert "set the path of the file" in found
+    assert "set the path of that file" in found
 
 
 def test_errors_show_paths_from_the_environment(tmp_path: Path) -> None:

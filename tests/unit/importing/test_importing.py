@@ -434,7 +434,10 @@ def test_the_instance_of_a_unit_comes_from_its_file_name() -> None:
     result = convert([ImportSource(name, unit) for name in names])
     assert [tunnel["host"] for tunnel in result.tunnels.values()] == ["a.example.com", "my-host", "%I"]
     (note,) = [note for note in result.notes if "systemd replaces" in note]
-    assert note == "tunnel@.service: systemd replaces %I in the unit: replace it in the result"
+    assert note == (
+        "tunnel@.service: systemd replaces %I in the unit, but the import does not"
+        " know the values: write them in the result"
+    )
 
 
 def test_the_name_of_a_drop_in_says_nothing_about_its_unit() -> None:
@@ -585,7 +588,7 @@ def test_comments_and_several_names_in_ssh_config() -> None:
     assert (tunnel["host"], tunnel["user"]) == ("10.0.0.5", "app")
     assert tunnel["proxy_command"] == ["sh", "-c", "nc -x p:1 {host} {port} # x"]
     assert any("Host db.example.com: not imported, because Host db has the same" in note for note in result.notes)
-    assert any("Host *-prod: not imported, because no host" in note for note in result.notes)
+    assert any("Host *-prod: not imported, because no imported host matches" in note for note in result.notes)
 
 
 def test_the_port_of_ops_does_not_conflict_with_a_forward() -> None:

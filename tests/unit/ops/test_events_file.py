@@ -176,7 +176,7 @@ async def test_a_folder_that_is_not_writable_is_logged_once(tmp_path: Path, capl
     ("code", "level", "remedy"),
     [
         (errno.ENOSPC, "WARNING", "free up space in the file system of gateway.state_dir"),
-        (errno.EIO, "WARNING", "set a writable gateway.state_dir"),
+        (errno.EIO, "WARNING", "set gateway.state_dir to a writable directory"),
         (errno.EROFS, "INFO", ""),
     ],
 )

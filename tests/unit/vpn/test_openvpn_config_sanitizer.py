@@ -39,8 +39,8 @@ EVIL = "plugin /tmp/evil.so"
     ("text", "words"),
     [
         # Each of the following files makes OpenVPN run code as root, or send a private file to the server.
-        (f"client\n--setenv opt {EVIL}\n", "line 2: setenv opt hides a directive"),
-        (f"client\nsetenv opt <foo>\n{EVIL}\n</foo>\n<//foo>\n", "line 2: setenv opt hides"),
+        (f"client\n--setenv opt {EVIL}\n", "line 2: setenv opt before a directive is not allowed"),
+        (f"client\nsetenv opt <foo>\n{EVIL}\n</foo>\n<//foo>\n", "line 2: setenv opt before a directive"),
         (f"<extra-certs>\n{'A' * 255}</extra-certs>\n{EVIL}\n</extra-certs>\n", "line 2: has more than 254 bytes"),
         ("client\nauth-user-pass /any/private/file\n", "line 2: auth-user-pass: /any/private/file"),
         # The following files contain similar directives.
@@ -508,7 +508,7 @@ def test_a_binary_file_is_refused(folder: Path, data: bytes, words: str) -> None
 def test_recursive_files_are_refused(folder: Path) -> None:
     (folder / "ca.crt").write_text(CERTIFICATE)
     from_disk(folder, "ca ca.crt\n" * 32)
-    with pytest.raises(TunnelError, match="line 33: refers to more than 32 files"):
+    with pytest.raises(TunnelError, match="line 33: the file contains more than 32 references to files"):
         from_disk(folder, "ca ca.crt\n" * 40)
 
 
