@@ -14,9 +14,9 @@ def backend_tunnel_views(running: RunningBackend) -> list[BackendTunnelView]:
     found = []
     for tunnel in running.spec.tunnels:
         targets = [each for each in running.targets if tunnel in each.choice.names]
-        troubles = [_trouble(each, each.choice.names.index(tunnel)) for each in targets]
-        up = not targets or None in troubles
-        reason, detail = (None, "") if up else next(trouble for trouble in troubles if trouble is not None)
+        problems = [_problem(each, each.choice.names.index(tunnel)) for each in targets]
+        up = not targets or None in problems
+        reason, detail = (None, "") if up else next(problem for problem in problems if problem is not None)
         found.append(
             BackendTunnelView(
                 tunnel=tunnel,
@@ -31,7 +31,7 @@ def backend_tunnel_views(running: RunningBackend) -> list[BackendTunnelView]:
     return found
 
 
-def _trouble(monitored: MonitoredTarget, at: int) -> tuple[FailureReason | None, str] | None:
+def _problem(monitored: MonitoredTarget, at: int) -> tuple[FailureReason | None, str] | None:
     """Return why new clients cannot use a path to a target, as a reason and details; None if they can.
 
     Args:

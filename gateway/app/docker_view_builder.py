@@ -20,8 +20,8 @@ def docker_view(docker: DockerReconcilerManager) -> DockerView | None:
         return None
     observed, plan = reconciler.observed, reconciler.plan
     return DockerView(
-        trouble=reconciler.problem,
-        looked_at=reconciler.observed_at,
+        problem=reconciler.problem,
+        observed_at=reconciler.observed_at,
         leader=bool(observed and observed.swarm.leader),
         container=observed.own if observed else None,
         attachments=[
@@ -35,7 +35,7 @@ def docker_view(docker: DockerReconcilerManager) -> DockerView | None:
             PlannedChangeView(each.verb, each.network, each.container, list(each.aliases), each.why)
             for each in plan.actions
         ],
-        shadows=[
+        name_conflicts=[
             NameConflictView(each.container, each.network, each.name, each.ours, each.other)
             for each in plan.name_conflicts
         ],

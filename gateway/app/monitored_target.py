@@ -38,7 +38,7 @@ class MonitoredTarget:
         self.checks = checks
         self.choice = choice
         self._paths = paths
-        self.clock = HealthStateTracker(time.time())
+        self.state_tracker = HealthStateTracker(time.time())
         """The target's last state, and the time at which this state began. A change of the path alone does not change
         the time."""
         self.view: tuple[object, TargetView] | None = None
@@ -55,7 +55,7 @@ class MonitoredTarget:
         """
         previous = {check.tunnel: check for check in other.checks}
         self.choice.inherit(other.choice)
-        self.clock = other.clock
+        self.state_tracker = other.state_tracker
         for check in self.checks:
             if check.tunnel in previous:
                 check.inherit(previous[check.tunnel])
@@ -116,11 +116,11 @@ class MonitoredTarget:
     def candidate(self) -> TargetCandidate:
         """Return the target's state over the path that new clients use, and the last probe result over any path.
 
-        If the state has changed, update `clock`.
+        If the state has changed, update `state_tracker`.
         """
         check, record = self.checks[self.choose()], self.record
         verdict = check.verdict
-        self.clock.enter(verdict.state, time.time())
+        self.state_tracker.enter(verdict.state, time.time())
         blocked = verdict.state is HealthState.BLOCKED
         return TargetCandidate(
             target=self.target,

@@ -185,8 +185,8 @@ async def _with_reconciler(
         except EngineError as error:
             # Raise the error after the task group has ended, because the task group would wrap the error in an
             # ExceptionGroup.
-            trouble = error
-    raise _with_client_host(trouble, options)
+            failure = error
+    raise _with_client_host(failure, options)
 
 
 def _with_client_host(error: EngineError, options: DockerOptions) -> EngineError:

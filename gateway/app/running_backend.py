@@ -43,7 +43,7 @@ class RunningBackend:
         records: The last probe result of each target. A reload keeps at least the target's role. Otherwise, clients
             could return to a former primary.
         paths: For each target, the paths that the forward dials.
-        clock: The last computed state of the backend, and the time at which this state began.
+        state_tracker: The last computed state of the backend, and the time at which this state began.
         on_state_change: Called when the state changes.
         on_result: Called after each check, and when the checks are replaced.
     """
@@ -54,7 +54,7 @@ class RunningBackend:
     targets: list[MonitoredTarget] = field(default_factory=list)
     records: ProbeRecords = field(default_factory=dict)
     paths: dict[HostPort, tuple[TargetPath, ...]] = field(default_factory=dict)
-    clock: HealthStateTracker = field(default_factory=lambda: HealthStateTracker(time.time()))
+    state_tracker: HealthStateTracker = field(default_factory=lambda: HealthStateTracker(time.time()))
     on_state_change: Callable[[], None] = lambda: None
     on_result: Callable[[], None] = lambda: None
 
@@ -68,13 +68,13 @@ class RunningBackend:
         return [target.candidate() for target in self.targets]
 
     def evaluate(self, candidates: list[TargetCandidate] | None = None) -> BackendHealth:
-        """Return the state of the backend. If the state has changed, update `clock` and call `on_state_change`.
+        """Return the backend's state. If it has changed, update `state_tracker`, and call `on_state_change`.
 
         Args:
             candidates: The result of `candidates()`, if the caller already has it.
         """
         health = backend_state(self.candidates() if candidates is None else candidates, self.spec.prefer)
-        if self.clock.enter(health.state, time.time()):
+        if self.state_tracker.enter(health.state, time.time()):
             self.on_state_change()
         return health
 

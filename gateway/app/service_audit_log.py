@@ -47,10 +47,10 @@ class ServiceAuditLog:
         return self._dropped + sum(each.dropped for each in (*self._closing, self._writer) if each is not None)
 
     @property
-    def trouble(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """One message that explains why the writer cannot write events; empty if the writer works."""
-        trouble = self._writer.fault if self._writer else None
-        return [trouble] if trouble else []
+        fault = self._writer.fault if self._writer else None
+        return [fault] if fault else []
 
     async def prepare(self, section: AuditLogSection) -> AuditLogWriter | None:
         """Open a writer for the settings in `section`. If `section` has not changed, return the current writer.

@@ -134,8 +134,8 @@ class ServiceControl:
             warnings=[
                 *reloader.advice,
                 *expiry_warnings(certificates, time.time()),
-                *self._auditing.trouble,
-                *self._events_file.trouble,
+                *self._auditing.warnings,
+                *self._events_file.warnings,
                 *reloader.stale_files,
             ],
             credentials=status_view_builder.credential_views(certificates),

@@ -5,6 +5,7 @@ import logging
 
 from gateway.app.running_components import RunningComponents
 from gateway.config.sections import ShutdownSection
+from gateway.event_wait import wait_at_most
 
 log = logging.getLogger(__name__)
 
@@ -24,24 +25,16 @@ async def shut_down(runtime: RunningComponents, options: ShutdownSection, immedi
         immediately: Ends all waits of the shutdown when it is set.
     """
     log.info("stopping", extra={"delay": options.delay, "drain": options.drain, "clients": runtime.active})
-    await _wait(options.delay, immediately)
+    await wait_at_most(immediately, options.delay)
     runtime.stop_accepting()
     loop = asyncio.get_running_loop()
     deadline = loop.time() + options.drain
     while runtime.active and (left := deadline - loop.time()) > 0 and not immediately.is_set():
         runtime.abort_idle(idle_threshold(left, options.drain))
-        await _wait(_POLL, immediately)
+        await wait_at_most(immediately, _POLL)
     if runtime.active:
         log.warning("resetting the remaining client connections", extra={"clients": runtime.active})
     runtime.abort_all()
-
-
-async def _wait(seconds: float, immediately: asyncio.Event) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await immediately.wait()
-    except TimeoutError:
-        return
 
 
 def idle_threshold(left: float, drain: float) -> float:

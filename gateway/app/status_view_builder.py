@@ -41,8 +41,8 @@ def backend_status(running: RunningBackend, events: EventLog) -> BackendStateSum
 
 
 def _since(running: RunningBackend, events: EventLog) -> float:
-    clock = running.clock
-    return events.began(EventSubject(SubjectType.BACKEND, running.spec.name), clock.state, clock.since)
+    tracker = running.state_tracker
+    return events.began(EventSubject(SubjectType.BACKEND, running.spec.name), tracker.state, tracker.since)
 
 
 def backend_view(running: RunningBackend, events: EventLog, *, knows_containers: bool) -> BackendView:
@@ -103,9 +103,9 @@ def _target(
     The status contains the state over the path that new clients use, and the combined counters of all paths. If
     nothing has changed, return the previous result. With hundreds of targets, this saves time.
     """
-    name, clock, checks = str(monitored.target), monitored.clock, monitored.checks
+    name, tracker, checks = str(monitored.target), monitored.state_tracker, monitored.checks
     check = checks[monitored.choose()]
-    since = events.began(EventSubject(SubjectType.TARGET, running.spec.name, name), clock.state, clock.since)
+    since = events.began(EventSubject(SubjectType.TARGET, running.spec.name, name), tracker.state, tracker.since)
     budgets = [running.budget(each.target, each.tunnel) for each in checks]
     aborted = max((each.aborted for each in budgets if each is not None), default=None)
     attempts = [each.attempts for each in checks]

@@ -7,7 +7,7 @@ For a container that Compose created, the commands use an override file. For a t
 import posixpath
 import re
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from gateway.audit.compose_override import override
@@ -32,6 +32,7 @@ from gateway.audit.swarm_service_fix_commands import NODE_LABEL, service_update
 from gateway.docker.compose_command_line import COMPOSE_LABELS, FILES, compose_command
 from gateway.docker.grants import SWARM_SERVICE
 from gateway.text_sanitizer import one_line
+from gateway.unused_name import unused_name
 
 _INSPECT_ENV = "{{range .Config.Env}}{{println .}}{{end}}"
 
@@ -39,7 +40,7 @@ _INSPECT_ENV = "{{range .Config.Env}}{{println .}}{{end}}"
 def volume_for(snapshot: AuditSnapshot, container: AuditedContainer, path: str) -> str:
     """Return an unused volume name, made from the container's name and the last part of `path`."""
     name = re.sub(r"[^a-zA-Z0-9_.-]+", "-", f"{container.name}-{posixpath.basename(path) or 'data'}")
-    return free_name(name, snapshot.volumes)
+    return unused_name(name, snapshot.volumes)
 
 
 def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedMountChanges) -> str:
@@ -79,7 +80,7 @@ def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: Propo
 def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedMountChanges) -> str:
     cli, name = snapshot.cli, container.name
     taken = [each.name for each in snapshot.containers]
-    old, new, helper = (free_name(f"{name}-{each}", taken) for each in ("old", "new", "copy"))
+    old, new, helper = (unused_name(f"{name}-{each}", taken) for each in ("old", "new", "copy"))
     first, used = _first_network(container), dict(networks(container))
     connects = [
         command(cli, "network", "connect", *extra, network, new)
@@ -149,14 +150,6 @@ def _first_network(container: AuditedContainer) -> str:
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     mode = "bridge" if mode == "default" else mode
     return next((name for name, endpoint in found.items() if mode == endpoint.get("NetworkID")), mode)
-
-
-def free_name(name: str, taken: Collection[str]) -> str:
-    """Return a name that is not in `taken`: `name` itself, or `name` with a number appended."""
-    number, free = 2, name
-    while free in taken:
-        number, free = number + 1, f"{name}-{number}"
-    return free
 
 
 def _manual_steps(container: AuditedContainer, change: ProposedMountChanges, left_out: str, cli: str) -> str:

@@ -95,7 +95,11 @@ def _existing_file(text: str) -> str:
 
 
 def secret_file(text: str) -> str:
-    """Return the absolute path of a password file. If it does not exist, ask for a password, and create the file."""
+    """Return the absolute path of a password file. If it does not exist, ask for a password, and create the file.
+
+    Raises:
+        ValueError: The file cannot be created.
+    """
     path = absolute(text)
     if path.exists():
         return str(path)

@@ -3,14 +3,13 @@
 import asyncio
 import errno
 import os
-import select
 import socket
 import time
 
 from gateway.command_tunnel.listening_process import ListeningProcess
 from gateway.contracts.link import Stream
 from gateway.relay.lingering_close import lingering_closer
-from gateway.relay.sockets import reset
+from gateway.relay.sockets import has_failed, reset
 
 _CHUNK = 64 * 1024
 _EXIT_DELAY = 0.3
@@ -40,9 +39,7 @@ class LocalPortStream:
     @property
     def was_reset(self) -> bool:
         """Whether the connection was reset or has failed."""
-        poller = select.poll()
-        poller.register(self._sock, 0)  # with an empty mask, poll(2) reports only errors and hang-ups
-        return any(event & select.POLLERR for _, event in poller.poll(0))
+        return has_failed(self._sock)
 
     async def read(self) -> bytes:
         """Wait for data. Return empty bytes if the program has shut down its sending direction but still runs.

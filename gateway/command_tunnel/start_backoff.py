@@ -40,7 +40,11 @@ class StartBackoff:
         return self.failure is None or time.monotonic() >= self._retry_at
 
     def check(self) -> None:
-        """Raise the stored failure again, unless `is_over` is true."""
+        """Check that a program may be started.
+
+        Raises:
+            TunnelError: `is_over` is false. The error is a copy of the stored failure.
+        """
         if self.failure is not None and not self.is_over:
             # Raise a copy: each `raise` of the same exception would extend its traceback.
             raise TunnelError(self.failure.reason, self.failure.detail, fatal=self.failure.fatal)

@@ -1,4 +1,7 @@
-"""Parses single values, such as durations and addresses. Each `ValueError` shows how to correct the value."""
+"""Parses single values, such as durations and addresses.
+
+Each function raises `ValueError` if the value is not valid. The message shows how to correct the value.
+"""
 
 import ipaddress
 import re
@@ -28,6 +31,8 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?")
 _MAX_PORT = 65535
 _MAX_UNIX_PATH = 107
+_MAX_IPV4 = 2**32 - 1
+_IPV4_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 LogTarget = Literal["stdout", "stderr"] | Path
 """The destination of a log: a standard stream or a file."""
@@ -160,7 +165,8 @@ def thread_count(text: str) -> ThreadCount:
 def path(text: str) -> Path:
     """Parse the path of a file.
 
-    If the text is the content of a file, such as a private key, raise an error that does not contain the text.
+    Raises:
+        SuspectedSecretError: The text is the content of a file, such as a private key.
     """
     if "\n" in text or "-----BEGIN" in text:
         raise SuspectedSecretError(
@@ -185,12 +191,19 @@ def address(text: str) -> IpAddress:
 
 
 def network(text: str) -> IpNetwork:
-    """Parse a network, such as `10.0.0.0/8` or `fd00::/8`, or a single IP address."""
+    """Parse a network, such as `10.0.0.0/8` or `fd00::/8`, or a single IP address.
+
+    Convert a network of IPv4-mapped addresses (`::ffff:0:0/96`, RFC 4291, section 2.5.5.2) to IPv4, because the
+    gateway compares networks with the IPv4 addresses of such clients.
+    """
     try:
-        return ipaddress.ip_network(text)
+        found = ipaddress.ip_network(text)
     except ValueError as error:
         try:
             wider = ipaddress.ip_network(text, strict=False)
         except ValueError:
             raise ValueError(f"{text!r} is not a network: write one such as 10.0.0.0/8") from error
         raise ValueError(f"{text!r} has host bits set; did you mean {wider}?") from error
+    if isinstance(found, ipaddress.IPv6Network) and found.subnet_of(_IPV4_MAPPED):
+        return ipaddress.IPv4Network((int(found.network_address) & _MAX_IPV4, found.prefixlen - 96))
+    return found

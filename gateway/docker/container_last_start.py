@@ -38,28 +38,28 @@ class ContainerLastStart:
         """The maximum time to stop the container, in seconds; `_LONG_STOP` if the engine waits forever."""
         return self.stop_timeout if self.stop_timeout >= 0 else _LONG_STOP
 
-    def may_be_stopped_by(self, signals: Mapping[int, float], clock: float) -> bool:
+    def may_be_stopped_by(self, signals: Mapping[int, float], engine_time: float) -> bool:
         """Return whether the container has received, since this start, a signal that may stop it.
 
         Args:
             signals: When the container last received each signal, by signal number. The times are from the engine's
                 clock, in seconds since the epoch.
-            clock: The engine's time at the snapshot, in seconds since the epoch; 0 if it is not known.
+            engine_time: The engine's time at the snapshot, in seconds since the epoch; 0 if it is not known.
         """
         return any(
-            (at > self.at or start_order(at, clock) > start_order(self.at, clock))
+            (at > self.at or start_order(at, engine_time) > start_order(self.at, engine_time))
             and (number == self.stop_signal or number not in _CONTINUES)
             for number, at in signals.items()
         )
 
 
-def start_order(at: float, clock: float) -> tuple[bool, float]:
+def start_order(at: float, engine_time: float) -> tuple[bool, float]:
     """Return a sort key that orders starts by time, even if the engine's clock was set back between them.
 
     A start that seems to be in the future sorts first, because it happened before the clock was set back.
 
     Args:
         at: The time in seconds since the epoch.
-        clock: The engine's time at the snapshot, in seconds since the epoch; 0 if it is not known.
+        engine_time: The engine's time at the snapshot, in seconds since the epoch; 0 if it is not known.
     """
-    return not clock or at <= clock, at
+    return not engine_time or at <= engine_time, at

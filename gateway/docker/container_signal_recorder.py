@@ -59,15 +59,15 @@ async def record_past_events(
         EngineError: The request failed.
     """
     began = time.monotonic()
-    clock = epoch(str((await engine.get("info")).get("SystemTime"))) or time.time()
+    now = epoch(str((await engine.get("info")).get("SystemTime"))) or time.time()
     if engine.flavor is not DOCKER:
-        return clock, -math.inf
+        return now, -math.inf
     times: list[float] = []
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within):
-            async for event in engine.events(0.0, (), clock):
+            async for event in engine.events(0.0, (), now):
                 times.append(event.get("timeNano", 0) / 1e9)
                 if event.get("Type") == "container":
                     record_event(event, attempts, requested)
-            return clock, began - max(0.0, clock - times[0]) if len(times) >= _KEPT else -math.inf
-    return clock, began
+            return now, began - max(0.0, now - times[0]) if len(times) >= _KEPT else -math.inf
+    return now, began

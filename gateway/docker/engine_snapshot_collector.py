@@ -111,11 +111,11 @@ class EngineSnapshotCollector:
         endpoints = {each.endpoint_id for container in containers for each in container.endpoints.values()}
         self.inspections.retain({each.id for each in containers}, endpoints)
         self._images.retain({str(each.get("ImageID", "")) for each in listed})
-        clock = epoch(str(info.get("SystemTime")))
+        now = epoch(str(info.get("SystemTime")))
         return EngineSnapshot(
             containers, networks, services or (), volumes, info, swarm, own=own, services_hidden=services is None,
             gateway_priority=has_gateway_priority(engine.api_version), flavor=engine.flavor,
-            clock=clock and clock + time.monotonic() - began, starts_known=starts_known,
+            engine_time=now and now + time.monotonic() - began, starts_known=starts_known,
         )  # fmt: skip
 
     async def _services(self, engine: EngineClient) -> tuple[SwarmService, ...] | None:

@@ -157,10 +157,10 @@ class Reconciler:
     async def _reconcile_until_disconnected(self, engine: EngineClient, ready: Callable[[], None]) -> None:
         """Reconcile until the connection fails or reaches its maximum age."""
         self._observer.inspections.expire_starts()
-        clock, self._schedule.signals_since = await record_past_events(
+        engine_time, self._schedule.signals_since = await record_past_events(
             engine, self.revivals, self._executor.starter.requested, self._options.timeout
         )
-        watching = asyncio.ensure_future(self._events.watch(engine, clock - _EVENT_OVERLAP))
+        watching = asyncio.ensure_future(self._events.watch(engine, engine_time - _EVENT_OVERLAP))
         recycle_at = self._monotonic() + _MAX_CONNECTION_AGE * random.uniform(1 - _JITTER, 1)  # noqa: S311 - jitter
         try:
             while self._monotonic() < recycle_at:
@@ -238,7 +238,7 @@ class Reconciler:
             log.info("docker engine usable again")
         self.observed, self.observed_at, self.problem = observed, time.time(), None
         now = self._monotonic()
-        self.revivals.observed(planned.unavailable, now, observed.clock)
+        self.revivals.observed(planned.unavailable, now, observed.engine_time)
         self.revivals.retain(there)
         self._ownership.record_namespaces(planned.namespaces)
         self._ownership.record_later_starts(planned.later_starts)

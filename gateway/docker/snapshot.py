@@ -168,7 +168,7 @@ class EngineSnapshot:
     gateway_priority: bool = False
     """Whether the engine supports `GwPriority`. If not, attaching a container can change its default route."""
     flavor: EngineFlavor = DOCKER
-    clock: float = 0.0
+    engine_time: float = 0.0
     """The engine's time at the end of the snapshot, in seconds since the epoch; 0 if it is not known."""
     starts_known: bool = True
     """Whether the `last_start` values are complete; see `with_last_starts`."""

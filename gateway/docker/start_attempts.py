@@ -52,7 +52,7 @@ class StartAttempts:
         restart."""
         self._signals: dict[str, dict[int, float]] = {}
         """For each container ID and signal number: when another client of the engine last sent the signal."""
-        self._clock_offset = 0.0
+        self._engine_time_offset = 0.0
         """The engine's time minus the monotonic time; 0 if the engine's time is not known."""
         self.revived: Tally = Tally()
         """For each cause of failed starts: the number of starts that succeeded after such a failure."""
@@ -89,15 +89,17 @@ class StartAttempts:
         A restart is not allowed if another client of the engine has sent a signal that may stop the container.
         """
         start, signals = action.last_start, self._signals.get(action.container_id, {})
-        clock = self._clock_offset and self._clock_offset + now
-        return action.verb is not ActionKind.RESTART or start is None or not start.may_be_stopped_by(signals, clock)
+        engine_time = self._engine_time_offset and self._engine_time_offset + now
+        if action.verb is not ActionKind.RESTART or start is None:
+            return True
+        return not start.may_be_stopped_by(signals, engine_time)
 
     def retain(self, containers: Collection[str]) -> None:
         """Remove the recorded restarts and signals of all containers except `containers`."""
         self._restarted = {key: each for key, each in self._restarted.items() if key in containers}
         self._signals = {key: each for key, each in self._signals.items() if key in containers}
 
-    def observed(self, unavailable: Collection[UnavailableContainer], now: float, clock: float = 0.0) -> None:
+    def observed(self, unavailable: Collection[UnavailableContainer], now: float, engine_time: float = 0.0) -> None:
         """Record which containers are unavailable.
 
         Forget the attempts to start a container that was last unavailable at least `STABLE` seconds ago.
@@ -105,9 +107,9 @@ class StartAttempts:
         Args:
             unavailable: The unavailable containers.
             now: The monotonic time in seconds.
-            clock: The engine's time, see `EngineSnapshot.clock`.
+            engine_time: The engine's time, see `EngineSnapshot.engine_time`.
         """
-        self._clock_offset = clock and clock - now
+        self._engine_time_offset = engine_time and engine_time - now
         for each in unavailable:
             if each.container_id in self._attempts:
                 self._attempts[each.container_id].unavailable_at = now

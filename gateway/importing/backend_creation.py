@@ -12,10 +12,10 @@ from gateway.importing.import_result import (
     has_check_key,
     short_name,
     split_target,
-    unused_name,
 )
 from gateway.importing.imported_setup import ANY_ADDRESS, HOST_NAMES, ImportedClient, ImportedLocalForward
 from gateway.importing.tunnels_of_imported_clients import forward_of, join_networks, needs_backend
+from gateway.unused_name import unused_name
 
 _VOLUME_PORT = 20490
 _OPS_PORT = 9090

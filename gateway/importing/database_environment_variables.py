@@ -22,6 +22,9 @@ def find_clients(container: ImportedContainer, result: ImportResult) -> list[Imp
     Args:
         container: The container.
         result: The imported configuration. The function adds notes, and the application's own SSH tunnel, if any.
+
+    Raises:
+        UsageError: An address is not valid.
     """
     found = [*_by_host(container.environment), *find_urls(container, result)]
     _note_libpq(container, result)

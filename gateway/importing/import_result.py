@@ -2,7 +2,6 @@
 
 import ipaddress
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -12,6 +11,7 @@ from gateway.backends import KINDS, kind_of_port
 from gateway.errors import UsageError
 from gateway.importing.imported_setup import ImportedClient, ImportedContainer, ImportedLocalForward
 from gateway.secret_redaction import hide_secrets
+from gateway.unused_name import unused_name
 
 _HOST = re.compile(r"[\w.%${}-]*[\w}]")
 """Matches a host name, an IPv4 address, or a reference to a variable."""
@@ -204,11 +204,3 @@ def short_name(host: str) -> str:
         return match[1].lower().replace("_", "-")
     label = host if numeric and not host.startswith("127.") else host.partition(".")[0]
     return re.sub(r"[^a-zA-Z0-9-]", "-", label).strip("-")[:60]
-
-
-def unused_name(name: str, taken: Iterable[str]) -> str:
-    """Return `name`, with a number appended if the name is in use."""
-    number, candidate = 2, name
-    while candidate in taken:
-        number, candidate = number + 1, f"{name}-{number}"
-    return candidate

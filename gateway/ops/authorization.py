@@ -1,13 +1,13 @@
 """Decides whether the ops server accepts a request, based on its Host header, token and client certificate."""
 
 import hmac
-import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
 from gateway.errors import GatewayError, TunnelError
+from gateway.relay.resolver import is_address
 from gateway.secret_files import read_private_key
 
 _MIN_TOKEN_LENGTH = 16
@@ -68,7 +68,7 @@ def is_accepted_host(rules: AccessRules, headers: list[str]) -> bool:
     if len(headers) > 1:
         return False
     host = _without_port(headers[0].strip()).lower().rstrip(".")
-    return host == "localhost" or host in rules.hosts or _is_address(host)
+    return host == "localhost" or host in rules.hosts or is_address(host)
 
 
 def granted_role(
@@ -127,11 +127,3 @@ def _without_port(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0]
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True

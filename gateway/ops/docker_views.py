@@ -88,8 +88,8 @@ class SwarmPeerView:
 class DockerView:
     """The view of the Docker engine: attachments, volumes, containers, and planned changes."""
 
-    trouble: str | None
-    looked_at: float | None
+    problem: str | None
+    observed_at: float | None
     leader: bool
     container: str | None
     attachments: list[AttachmentView]
@@ -100,7 +100,7 @@ class DockerView:
     writes: dict[str, int]
     errors: dict[tuple[str, str], int]
     consumers: dict[str, ConsumerContainerView]
-    shadows: list[NameConflictView] = field(default_factory=list)
+    name_conflicts: list[NameConflictView] = field(default_factory=list)
     peers: list[SwarmPeerView] = field(default_factory=list)
     unavailable: list[UnavailableContainerView] = field(default_factory=list)
     revived: dict[str, int] = field(default_factory=dict)

@@ -120,7 +120,7 @@ class EventLog:
         self._replaced = 0
         """Events up to this ID can be missing, because newer events replaced them; 0 if no event is missing."""
         self._states: dict[EventSubject, str] = {}
-        self._clocks: dict[EventSubject, HealthStateTracker] = {}
+        self._trackers: dict[EventSubject, HealthStateTracker] = {}
         """The latest state of each backend, target and tunnel, and when the state began, in this run of the service
         or a previous one."""
         self._last: dict[EventSubject, StateChange] = {}
@@ -154,7 +154,7 @@ class EventLog:
         merged = sorted([*own, *loaded], key=lambda event: event.id)
         self._effects.clear()
         self._causes.clear()
-        self._clocks.clear()
+        self._trackers.clear()
         self._last.clear()
         self._ongoing.clear()
         for event in merged:
@@ -204,7 +204,7 @@ class EventLog:
         Args:
             is_configured: Returns whether the configuration contains a backend, target or tunnel.
         """
-        states: tuple[dict[EventSubject, Any], ...] = (self._states, self._clocks, self._last, self._ongoing)
+        states: tuple[dict[EventSubject, Any], ...] = (self._states, self._trackers, self._last, self._ongoing)
         for each in states:
             for subject in [subject for subject in each if subject.type in _KEPT and not is_configured(subject)]:
                 del each[subject]
@@ -221,10 +221,10 @@ class EventLog:
             otherwise: When the state began in this run of the service. This time is returned if `subject` is up, or
                 if the log does not contain the failure.
         """
-        clock = self._clocks.get(subject)
-        if state == _HEALTHY or clock is None or clock.state != _timed(subject, state):
+        tracker = self._trackers.get(subject)
+        if state == _HEALTHY or tracker is None or tracker.state != _timed(subject, state):
             return otherwise
-        return clock.since
+        return tracker.since
 
     def since(self, event_id: int) -> list[StateChange] | None:
         """Return the events after the event with the ID `event_id`.
@@ -248,8 +248,8 @@ class EventLog:
         self._merged = None
         subject = event.subject
         if subject.type in _KEPT:
-            clock = self._clocks.setdefault(subject, HealthStateTracker(event.at))
-            clock.enter(_timed(subject, event.state), event.at)
+            tracker = self._trackers.setdefault(subject, HealthStateTracker(event.at))
+            tracker.enter(_timed(subject, event.state), event.at)
             self._last[subject] = event
             self._ongoing.pop(subject, None)
         events = self._effects if subject.type in _MANY else self._causes

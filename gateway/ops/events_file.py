@@ -47,7 +47,7 @@ class EventsFile:
     """
 
     def __init__(self, folder: Path, events: EventLog) -> None:
-        self.trouble: list[str] = []
+        self.warnings: list[str] = []
         """A list with one message if the file cannot be read or written; otherwise, an empty list. The message
         contains the reason and the remedy. Missing permissions and a read-only file system do not count as errors."""
         self._path = folder / NAME
@@ -98,7 +98,7 @@ class EventsFile:
                 await self.write()
                 await asyncio.sleep(_INTERVAL)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_RETRY_INTERVAL if self.trouble else None):
+                    async with asyncio.timeout(_RETRY_INTERVAL if self.warnings else None):
                         await self._changed.wait()
         finally:
             self._events.watchers.remove(self._changed.set)
@@ -115,7 +115,7 @@ class EventsFile:
             return
         if self._writing is not None:
             await asyncio.wait({self._writing}, timeout=_WRITE_TIMEOUT)
-        if self._writing is None and (self.trouble or self._written != self._events.last_id):
+        if self._writing is None and (self.warnings or self._written != self._events.last_id):
             self._writing = asyncio.ensure_future(asyncio.to_thread(self._job()))
             self._writing.add_done_callback(self._on_written)
             await asyncio.wait({self._writing}, timeout=_WRITE_TIMEOUT)
@@ -170,7 +170,7 @@ class EventsFile:
                 return
             had_events = bool(self._events.latest())
             self._events.load(events)
-            self._is_read, self.trouble = True, []
+            self._is_read, self.warnings = True, []
             self._written = 0 if had_events else self._events.last_id
             self._changed.set()
 
@@ -197,7 +197,7 @@ class EventsFile:
             fix = "set gateway.state_dir to a writable directory"
             self._report_error("events will not survive a restart", fix, error)
         elif self._intact:
-            self.trouble = []
+            self.warnings = []
             self._changed.set()
 
     def _report_error(self, effect: str, remedy: str, error: BaseException) -> None:
@@ -205,7 +205,7 @@ class EventsFile:
         if code in _FULL:
             remedy = "free up space in the file system of gateway.state_dir"
         level = logging.INFO if code in _READ_ONLY else logging.WARNING
-        self.trouble = [] if code in _READ_ONLY else [f"{effect}: {self._path}: {detail}: {remedy}"]
+        self.warnings = [] if code in _READ_ONLY else [f"{effect}: {self._path}: {detail}: {remedy}"]
         self._report(f"{effect}: {remedy}", detail, level)
 
     def _report(self, message: str, detail: str, level: int = logging.INFO) -> None:

@@ -191,7 +191,7 @@ def _docker(view: DockerView | None) -> Iterator[Metric]:
                 [cause], sum(each.cause == cause and not each.is_excluded for each in view.unavailable)
             )
             revived.add_metric([cause], view.revived.get(cause, 0))
-        up.add_metric([], float(view.trouble is None and view.looked_at is not None))
+        up.add_metric([], float(view.problem is None and view.observed_at is not None))
         for each in view.attachments:
             for state in ATTACHMENT_STATES:
                 attachment.add_metric([each.network, each.container, state], float(state == each.state))

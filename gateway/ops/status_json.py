@@ -122,12 +122,12 @@ def plan_json(view: DockerView | None) -> dict[str, Any]:
         return {"configured": False, **{name: [] for name in lists}, "postponed": 0}
     return {
         "configured": True,
-        "trouble": view.trouble,
-        "looked_at": iso(view.looked_at),
+        "trouble": view.problem,
+        "looked_at": iso(view.observed_at),
         "actions": [asdict(action) for action in view.actions],
         "attachments": [asdict(attachment) for attachment in view.attachments],
         "volumes": [asdict(volume) for volume in view.volumes],
-        "shadowed_names": [asdict(each) for each in view.shadows],
+        "shadowed_names": [asdict(each) for each in view.name_conflicts],
         "dead_containers": [asdict(each) for each in view.unavailable],
         "warnings": view.warnings,
         "postponed": view.postponed,
@@ -158,14 +158,14 @@ def docker_json(view: DockerView | None) -> dict[str, Any] | None:
     if view is None:
         return None
     return {
-        "reachable": view.trouble is None and view.looked_at is not None,
-        "trouble": view.trouble,
-        "looked_at": iso(view.looked_at),
+        "reachable": view.problem is None and view.observed_at is not None,
+        "trouble": view.problem,
+        "looked_at": iso(view.observed_at),
         "leader": view.leader,
         "container": view.container,
         "attachments": [asdict(attachment) for attachment in view.attachments],
         "volumes": [asdict(volume) for volume in view.volumes],
-        "shadowed_names": [asdict(each) for each in view.shadows],
+        "shadowed_names": [asdict(each) for each in view.name_conflicts],
         "dead_containers": [asdict(each) for each in view.unavailable],
         "peers": [asdict(peer) for peer in view.peers],
         "pending_actions": len(view.actions),

@@ -213,6 +213,9 @@ def starting(command: Sequence[str]) -> Iterator[None]:
 
     Args:
         command: The program and its arguments.
+
+    Raises:
+        TunnelError: The block raised an `OSError`.
     """
     try:
         yield

@@ -6,13 +6,12 @@ received data when the connection fails.
 
 import asyncio
 import contextlib
-import select
 import socket
 import ssl
 
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.send_buffer import SendBuffer
-from gateway.relay.sockets import cap_retransmit_interval, limit_unsent, reset
+from gateway.relay.sockets import cap_retransmit_interval, has_failed, limit_unsent, reset
 from gateway.relay.tcp_user_timeout_suspender import user_timeout_suspender
 
 _CHUNK = 128 * 1024
@@ -63,9 +62,7 @@ class TlsSocket:
     @property
     def was_reset(self) -> bool:
         """Whether the connection failed. If so, sent data might be lost."""
-        poller = select.poll()
-        poller.register(self._sock, 0)  # with an empty mask, poll(2) reports only hang-ups and errors
-        return any(event & select.POLLERR for _, event in poller.poll(0))
+        return has_failed(self._sock)
 
     async def handshake(self) -> None:
         """Perform the handshake and verify the server.

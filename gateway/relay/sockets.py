@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import select
 import socket
 import struct
 from typing import Any
@@ -145,6 +146,13 @@ def was_reset(sock: socket.socket, error: OSError | None) -> bool:
     """
     code = error.errno if error is not None else sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     return code not in (0, errno.EPIPE)
+
+
+def has_failed(sock: socket.socket) -> bool:
+    """Return whether a connection was reset or has failed. Do not clear SO_ERROR."""
+    poller = select.poll()
+    poller.register(sock, 0)  # with an empty mask, poll(2) reports only hang-ups and errors
+    return any(event & select.POLLERR for _, event in poller.poll(0))
 
 
 def shutdown_write(sock: socket.socket) -> None:

@@ -77,8 +77,8 @@ def consumer(active: int, waiting: int = 0) -> ConsumerView:
 
 def docker(**changes: Any) -> DockerView:
     view = DockerView(
-        trouble=None, looked_at=NOW, leader=True, container=None, attachments=[], volumes=[], actions=[], warnings=[],
-        postponed=0, writes={}, errors={}, consumers={},
+        problem=None, observed_at=NOW, leader=True, container=None, attachments=[], volumes=[], actions=[],
+        warnings=[], postponed=0, writes={}, errors={}, consumers={},
     )  # fmt: skip
     return replace(view, **changes)
 

@@ -77,6 +77,12 @@ def test_the_page_lists_every_package() -> None:
     assert sorted(listed_packages(PAGE)) == sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 
 
+def test_the_page_lists_every_module_at_the_top_level() -> None:
+    (paragraph,) = re.findall(r"^These modules are at the top level(.*?)^$", PAGE, re.MULTILINE | re.DOTALL)
+    listed = re.findall(r"`(\w+\.py)`", paragraph)
+    assert sorted(listed) == sorted(path.name for path in PACKAGE.glob("*.py") if not path.name.startswith("__"))
+
+
 @pytest.mark.parametrize("path", ["ssh/pools.py", "poll_pool.py", "docker/plans/", "errors/pool.py"])
 def test_a_missing_path_is_reported(path: str) -> None:
     assert missing(f"`ssh/pool.py`, `facts.py` and `{path}` in `docker/planning/`") == [path]

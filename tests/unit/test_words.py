@@ -102,8 +102,22 @@ def text_of_yaml(source: str) -> str:
     return "\n".join(map(comment, source.splitlines()))
 
 
+def text_of_c(source: str) -> str:
+    """Return the strings and comments of `source`. Everything else is replaced by `CODE`."""
+    parts = re.split(r"""(/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])+')""", source, flags=re.DOTALL)
+    for at, part in enumerate(parts):
+        if at % 2 == 0 or part.startswith("'"):
+            parts[at] = re.sub(r"\S+", CODE, part)
+        elif part.startswith("/*"):
+            parts[at] = re.sub(r"^\s*\*(?!/)|^/\*|\*/$", "", part, flags=re.MULTILINE)
+    return "".join(parts)
+
+
 READERS: dict[str, Callable[[str], str]] = {
     ".py": text_of_python,
+    ".pyi": text_of_python,
+    ".c": text_of_c,
+    ".h": text_of_c,
     ".md": text_of_markdown,
     ".yaml": text_of_yaml,
     ".html": str,
@@ -146,6 +160,12 @@ def test_covered_text_avoids_archaic_and_vague_words() -> None:
         ("a.py", "told = 1\n# there is no tunnel, and it is no longer open", []),
         ("a.py", "# It\n# is\n# no more.\nx = 'is'\ny = 'no'\nz = ('so '\n     f'many')", [2, 6]),
         ("a.py", "'It is'\n\n'no'\nf'so {1} many'", []),
+        (
+            "a.c",
+            'int told; /* It\n * is\n * told. */ char c = \'"\'; /* anew */\nf("so many"); // lest',
+            [3, 3, 4, 4],
+        ),
+        ("a.h", "/* It is\n * no list. */\n#define ANEW told", [1]),
         ("a.yaml", "a: told  # so\nb: 1  # many\nc: [lest]\n# It is\n# no list, anew.", [4, 5]),
         ("a.html", "<p>It is\n  no list.</p>", [1]),
         ("templates/a.yaml", 'a: {{ fail "it is no list" }}', [1]),

@@ -16,11 +16,12 @@ from gateway.docker.peers.container_address_reports import (
     merge_consumers,
     shared_networks,
 )
-from gateway.docker.peers.peer_connection import HEARTBEAT_INTERVAL, SwarmPeer, wait_at_most
+from gateway.docker.peers.peer_connection import HEARTBEAT_INTERVAL, SwarmPeer
 from gateway.docker.peers.peer_connection_manager import PeerConnectionManager
 from gateway.docker.peers.tls_contexts import contexts
 from gateway.docker.snapshot import EngineSnapshot
 from gateway.errors import GatewayError
+from gateway.event_wait import wait_at_most
 
 log = logging.getLogger(__name__)
 

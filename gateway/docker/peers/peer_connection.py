@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from gateway.backoff import Backoff, BackoffPolicy
 from gateway.docker.peers.container_address_reports import ContainerAddressReport, PeerNetwork, decode
+from gateway.event_wait import wait_at_most
 
 log = logging.getLogger(__name__)
 
@@ -108,12 +109,3 @@ def _explained(error: Exception) -> str:
     if isinstance(error, ssl.SSLError) or (isinstance(error, ConnectionResetError) and not error.args):
         return "the TLS handshake failed: docker.peers.secret_file must have the same content on every node"
     return str(error) or type(error).__name__
-
-
-async def wait_at_most(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event for at most `seconds`."""
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return

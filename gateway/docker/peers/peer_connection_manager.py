@@ -15,8 +15,8 @@ from gateway.docker.peers.peer_connection import (
     PEER_TIMEOUT,
     SwarmPeer,
     maintain_peer,
-    wait_at_most,
 )
+from gateway.event_wait import wait_at_most
 from gateway.relay.sockets import accept_connection
 
 log = logging.getLogger(__name__)

@@ -75,9 +75,9 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
         return unavailable_container(container, StartFailureCause.NAMESPACE, detail, RevivalStatus.WAITING, message)
     if owner.state != "running" or container.state != "running":
         return None
-    clock = builder.observed.clock
+    engine_time = builder.observed.engine_time
     if (
-        start_order(owners.at, clock) <= start_order(start.at, clock)
+        start_order(owners.at, engine_time) <= start_order(start.at, engine_time)
         or (container.id, owners.at) in builder.desired.restarted
     ):
         return None
@@ -94,11 +94,11 @@ def later_starts(builder: PlanBuilder) -> dict[str, float]:
     Returns:
         For the ID of each container that joins such a namespace: the owner's start time, in seconds since the epoch.
     """
-    clock, found = builder.observed.clock, {}
+    engine_time, found = builder.observed.engine_time, {}
     for container in builder.observed.containers:
-        owner = _owner(builder, container) if container.joins and clock else None
+        owner = _owner(builder, container) if container.joins and engine_time else None
         start, owners = container.last_start, owner.last_start if owner is not None else None
-        if start is not None and owners is not None and 0 < start.at <= clock < owners.at:
+        if start is not None and owners is not None and 0 < start.at <= engine_time < owners.at:
             found[container.id] = owners.at
     return found
 

@@ -78,7 +78,7 @@ def _with_start_restriction(
     if start is None or not start.restarts:
         return replace(unavailable, state=RevivalStatus.OFF, message="it has no restart policy", command=command)
     signals = desired.signals.get(container.id, {})
-    if container.state in RUNNING and start.may_be_stopped_by(signals, builder.observed.clock):
+    if container.state in RUNNING and start.may_be_stopped_by(signals, builder.observed.engine_time):
         message = "another client of the engine sent the container a signal that may stop the container"
         return replace(unavailable, state=RevivalStatus.OFF, message=message, command=command)
     if (container.id, unavailable.owner_start) in desired.given_up:

@@ -64,21 +64,21 @@ class StatusPageNotices:
         reload_failed_at: When the last reload failed, in seconds since the epoch; None if it succeeded, or before the
             first reload.
         reload_error: Why the last reload failed; empty if it was successful.
-        docker_trouble: Why the gateway cannot use the Docker engine; None if the gateway can use it.
+        docker_problem: Why the gateway cannot use the Docker engine; None if the gateway can use it.
         unavailable: The containers that are unavailable.
         warnings: Warnings about the service and about Docker.
     """
 
     reload_failed_at: float | None
     reload_error: str
-    docker_trouble: str | None
+    docker_problem: str | None
     unavailable: Sequence[UnavailableContainerView]
     warnings: Sequence[str]
 
     @property
     def exist(self) -> bool:
         """Whether there is at least one notice."""
-        return self.reload_failed_at is not None or bool(self.docker_trouble or self.unavailable or self.warnings)
+        return self.reload_failed_at is not None or bool(self.docker_problem or self.unavailable or self.warnings)
 
 
 def notices(view: ServiceView) -> StatusPageNotices:
@@ -87,7 +87,7 @@ def notices(view: ServiceView) -> StatusPageNotices:
     return StatusPageNotices(
         view.reload_failed_at,
         view.reload_error,
-        docker.trouble if docker else None,
+        docker.problem if docker else None,
         docker.unavailable if docker else (),
         [*view.warnings, *(docker.warnings if docker else ())],
     )

@@ -179,14 +179,14 @@ async def test_a_state_keeps_its_beginning_when_clients_move_to_another_path(mon
     paths.probed(1, HealthState.UP)
     paths.close(0)
     assert (paths.target.candidate().state, paths.target.choice.current) == (HealthState.UP, 1)
-    assert paths.target.clock.since == now - 10
+    assert paths.target.state_tracker.since == now - 10
     now += 10
     paths.close(1)
     paths.target.candidate()
-    assert paths.target.clock.since == now
+    assert paths.target.state_tracker.since == now
     reloaded = Paths()
     reloaded.close(0)
     reloaded.close(1)
     reloaded.target.inherit(paths.target)
     now += 10
-    assert (reloaded.target.candidate().state, reloaded.target.clock.since) == (HealthState.BLOCKED, now - 10)
+    assert (reloaded.target.candidate().state, reloaded.target.state_tracker.since) == (HealthState.BLOCKED, now - 10)

@@ -79,6 +79,21 @@ def test_an_invalid_network_suggests_the_probable_one() -> None:
         value_parsers.network("10.0.0.1/8")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("10.0.0.7", "10.0.0.7/32"),
+        ("::ffff:10.0.0.7", "10.0.0.7/32"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::/0", "::/0"),
+        ("fd00::/8", "fd00::/8"),
+    ],
+)
+def test_a_network_of_ipv4_mapped_addresses_is_an_ipv4_network(text: str, expected: str) -> None:
+    assert str(value_parsers.network(text)) == expected
+
+
 @pytest.mark.parametrize(("text", "expected"), [("auto", "auto"), ("1", 1), ("16", 16)])
 def test_a_number_of_threads_is_parsed(text: str, expected: object) -> None:
     assert value_parsers.thread_count(text) == expected

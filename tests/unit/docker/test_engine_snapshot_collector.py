@@ -1,4 +1,4 @@
-"""Tests `EngineSnapshot.clock`, the engine's time at the end of a snapshot."""
+"""Tests `EngineSnapshot.engine_time`, the engine's time at the end of a snapshot."""
 
 import asyncio
 import random
@@ -27,4 +27,4 @@ async def test_the_clock_is_not_earlier_than_the_end_of_the_snapshot() -> None:
     """If a container starts during the snapshot, its start must not seem to be in the future."""
     engine: Any = SlowEngine(random.Random(1))
     observed = await EngineSnapshotCollector(DockerOptions(), known=set).snapshot(engine)
-    assert observed.clock >= 100.7
+    assert observed.engine_time >= 100.7

@@ -202,12 +202,12 @@ async def test_a_write_that_fails_is_reported_until_a_later_one_succeeds(
         await file.write()
     assert [each.levelname for each in caplog.records if "survive a restart" in each.message] == [level]
     expected = f"events will not survive a restart: {tmp_path / NAME}: {os.strerror(code)}: {remedy}"
-    assert file.trouble == ([expected] if remedy else [])
+    assert file.warnings == ([expected] if remedy else [])
     if not remedy:
         log.observe(ORDERS, "up")
     unit = asyncio.create_task(file.run(lambda: None))
     async with asyncio.timeout(WITHIN):
-        while file.trouble or not (tmp_path / NAME).exists():
+        while file.warnings or not (tmp_path / NAME).exists():
             await asyncio.sleep(0.01)
     unit.cancel()
     await asyncio.wait({unit})

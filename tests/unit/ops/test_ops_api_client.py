@@ -22,7 +22,7 @@ def test_the_error_contains_no_text_of_a_server_that_is_not_a_gateway() -> None:
         ):
             with pytest.raises(ServiceUnreachableError) as raised:
                 OpsApiClient(f"{scheme}://127.0.0.1:{port}", None).get("/api/v1/status")
-            expected = f"cannot connect to a gateway at {scheme}://127.0.0.1:{port} ({reason}): start the gateway with"
+            expected = f"cannot connect to a gateway at {scheme}://127.0.0.1:{port} ({reason}): start the gateway"
             assert str(raised.value).startswith(expected)
 
 

@@ -280,18 +280,18 @@ def test_dependants_of_a_restarted_container_are_restarted() -> None:
 
 def test_a_clock_that_was_set_back_causes_no_restart() -> None:
     containers = gateway(at=3800.0), joining(at=200.0)
-    assert planned(*containers, own=OWNER_ID, clock=210.0).unavailable == ()
-    made = planned(*containers, own=OWNER_ID, clock=3801.0)
+    assert planned(*containers, own=OWNER_ID, engine_time=210.0).unavailable == ()
+    made = planned(*containers, own=OWNER_ID, engine_time=3801.0)
     assert starts(made) == [(ActionKind.RESTART, "web")]
 
 
 def test_a_restart_after_the_clock_was_set_back_is_later_than_starts_before() -> None:
     """The containers start while the clock of the host is an hour ahead. The clock is then set back."""
     web = joining(at=3705.0)
-    assert planned(gateway(at=3700.0), web, own=OWNER_ID, clock=310.0).unavailable == ()
-    made = planned(gateway(at=300.0), web, own=OWNER_ID, clock=310.0)
+    assert planned(gateway(at=3700.0), web, own=OWNER_ID, engine_time=310.0).unavailable == ()
+    made = planned(gateway(at=300.0), web, own=OWNER_ID, engine_time=310.0)
     assert starts(made) == [(ActionKind.RESTART, "web")]
-    assert starts(planned(gateway(at=300.0), web, own=OWNER_ID, clock=0.0)) == [], "the clock is not known"
+    assert starts(planned(gateway(at=300.0), web, own=OWNER_ID, engine_time=0.0)) == [], "the clock is not known"
 
 
 def test_a_container_is_restarted_once_for_each_restart_of_the_other_container() -> None:
@@ -364,14 +364,14 @@ def test_only_signals_that_possibly_stop_a_container_prevent_its_restart(
 def test_a_container_that_started_after_the_clock_was_set_back_is_not_restarted_later(tmp_path: Path) -> None:
     """The gateway's container started before the clock was set back. Its start time is therefore in the future."""
     containers = gateway(at=3700.0), joining(at=300.0)
-    made = planned(*containers, own=OWNER_ID, clock=310.0)
+    made = planned(*containers, own=OWNER_ID, engine_time=310.0)
     assert (made.unavailable, made.later_starts) == ((), {"id-web": 3700.0})
     OwnershipRecord(tmp_path).record_later_starts(made.later_starts)
     record = OwnershipRecord(tmp_path)
     wanted = desired(restarted=frozenset(record.later_starts.items()))
-    made = planned(*containers, own=OWNER_ID, clock=3800.0, wanted=wanted)
+    made = planned(*containers, own=OWNER_ID, engine_time=3800.0, wanted=wanted)
     assert (made.unavailable, made.later_starts) == ((), {})
-    made = planned(gateway(at=3750.0), containers[1], own=OWNER_ID, clock=3800.0, wanted=wanted)
+    made = planned(gateway(at=3750.0), containers[1], own=OWNER_ID, engine_time=3800.0, wanted=wanted)
     assert starts(made) == [(ActionKind.RESTART, "web")], "the owner was started again"
     record.retain(set())
     assert OwnershipRecord(tmp_path).later_starts == {}
@@ -379,11 +379,11 @@ def test_a_container_that_started_after_the_clock_was_set_back_is_not_restarted_
 
 def test_a_stop_after_the_clock_was_set_back_is_later_than_starts_before() -> None:
     web, signals = joining(at=3705.0), {"id-web": {15: 305.0}}
-    made = planned(gateway(at=308.0), web, own=OWNER_ID, clock=310.0, wanted=desired(signals=signals))
+    made = planned(gateway(at=308.0), web, own=OWNER_ID, engine_time=310.0, wanted=desired(signals=signals))
     assert (starts(made), only_unavailable(made).state) == ([], RevivalStatus.OFF)
     revivals, now = StartAttempts(), 1000.0
     revivals.observed((), now, 300.0)
-    restart = only_start(planned(gateway(at=300.0), web, own=OWNER_ID, clock=300.0))
+    restart = only_start(planned(gateway(at=300.0), web, own=OWNER_ID, engine_time=300.0))
     assert revivals.permits(restart, now)
     revivals.record_signal("id-web", 15, 305.0)
     assert not revivals.permits(restart, now + 10)

@@ -50,7 +50,7 @@ def test_text_from_outside_is_escaped() -> None:
     view = service(
         [tunnel(EVIL, TunnelState.BACKOFF, kind=EVIL, far_side=EVIL, **evil)], [shown], instance=EVIL, version=EVIL,
         warnings=[EVIL], reload_successful=False, reload_failed_at=NOW, reload_error=EVIL,
-        docker=docker(trouble=EVIL, warnings=[EVIL],
+        docker=docker(problem=EVIL, warnings=[EVIL],
             unavailable=[UnavailableContainerView(EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, is_excluded=False)]),
     )  # fmt: skip
     configuration = {EVIL: [(EVIL, EVIL)], f"backends.{EVIL}": [(EVIL, EVIL)]}
