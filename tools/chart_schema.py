@@ -1,4 +1,4 @@
-"""Write the keys of each kind to values.schema.json and the default ports to default-ports.json in charts/gateway.
+"""Write the keys of each kind to values.schema.json, and the facts that the templates need to kinds.json.
 
 Usage: python tools/chart_schema.py          writes the files
        python tools/chart_schema.py --check  fails if a file is out of date
@@ -18,7 +18,7 @@ from gateway.config.schema import known_keys
 from gateway.tunnels import KINDS as TUNNELS
 
 _CHART = Path(__file__).parents[1] / "charts" / "gateway"
-SCHEMA, PORTS = _CHART / "values.schema.json", _CHART / "default-ports.json"
+SCHEMA, FACTS = _CHART / "values.schema.json", _CHART / "kinds.json"
 _TEXTS = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
 _VIA = {"oneOf": [{"type": ["string", "null"]}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
 _TARGET = {
@@ -54,9 +54,13 @@ def main() -> int:
             "type": ["object", "null"],
         }
     config["backends"]["additionalProperties"] = _by_kind(backends)
-    ports = {name: str(kind.default_port) for name, kind in BACKENDS.items() if kind.default_port}
+    facts = {
+        "defaultPorts": {name: str(kind.default_port) for name, kind in BACKENDS.items() if kind.default_port},
+        "uncheckedWithoutUser": [name for name, kind in BACKENDS.items() if "via_http" in known_keys(kind.check)],
+        "tunnelsWithCapabilities": [name for name, kind in TUNNELS.items() if kind.needs_capabilities],
+    }
     outdated = False
-    for path, content in ((SCHEMA, schema), (PORTS, ports)):
+    for path, content in ((SCHEMA, schema), (FACTS, facts)):
         text = json.dumps(content, indent=2) + "\n"
         if sys.argv[1:] != ["--check"]:
             path.write_text(text)

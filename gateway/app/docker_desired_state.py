@@ -39,7 +39,7 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> DesiredState:
 
 
 def mount_addresses(config: Config) -> tuple[VolumeMountAddress, ...]:
-    """Return the addresses to which the engine's host can connect to mount the NFS and SMB backends."""
+    """Return the addresses to which the engine's host can connect to mount backends that are file systems."""
     found = []
     for name, spec in config.backends.items():
         if spec.kind.mount is None:
@@ -49,7 +49,9 @@ def mount_addresses(config: Config) -> tuple[VolumeMountAddress, ...]:
         for each in spec.listen:
             if not each.is_unix:
                 hosts = ["127.0.0.1", "::1"] if each.host == "localhost" else [each.host]
-                found += [VolumeMountAddress(name, host, each.port) for host in (*hosts, *more)]
+                found += [
+                    VolumeMountAddress(name, host, each.port, spec.kind.default_port) for host in (*hosts, *more)
+                ]
     return tuple(found)
 
 

@@ -51,6 +51,8 @@ class ImportedBackendDefaults:
             `DB_CONNECTION=pgsql`.
         common_protocol: Whether services of many kinds use the protocol. If so, a URL scheme or a word such as `tcp`
             does not determine the kind of a service.
+        is_guess: Whether `gateway import` assumes this kind for a database if it finds neither a kind nor a port.
+            Exactly one kind has this property.
     """
 
     other_ports: tuple[int, ...] = ()
@@ -59,6 +61,7 @@ class ImportedBackendDefaults:
     password_without_user: bool = False
     driver_names: tuple[str, ...] = ()
     common_protocol: bool = False
+    is_guess: bool = False
 
 
 def without_path(scheme: str, path: str) -> dict[str, str]:

@@ -249,7 +249,7 @@ KIND = BackendKind(
     has_roles=lambda _: True,
     facts=DATABASE_FACTS,
     imports=ImportedBackendDefaults(
-        other_ports=(33060,), note=IMPORT_NOTE, driver_names=("mysqli", "pymysql", "mysql2")
+        other_ports=(33060,), note=IMPORT_NOTE, driver_names=("mysqli", "pymysql", "mysql2"), is_guess=True
     ),
     insecure_settings=insecure_settings,
     abort_limit=_ABORT_LIMIT,

@@ -10,11 +10,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 _MOUNT = re.compile(r"failed to mount local volume: mount (.+?), data: (.*)", re.DOTALL)
-_SHARE = re.compile(r"//([^/]+)/")
-"""Matches the server in the device of an SMB mount. It does not match the device of an NFS mount (`/path` or
-`host:/path`)."""
-_NFS_PORT, _SMB_PORT = 2049, 445
-"""The default ports of NFS and SMB. The kernel uses a default port if the mount option `port` is absent."""
+_SERVER = re.compile(r"//([^/]+)/")
+"""Matches the server in a device such as `//server/share`. A device such as `server:/path` does not match: with such
+devices, the mount option `addr` contains the server."""
 _ERRNO = re.compile(r"[a-z][a-z /-]*")
 """Matches an error description of strerror(3), such as `no route to host`. The gateway does not show text that does
 not match, because this text can contain mount options with a password."""
@@ -57,8 +55,9 @@ class StartFailure:
         exists: Whether the network may exist. True if the engine reported that it could not attach the container to
             the network. False if the engine reported that the network does not exist, and for other causes.
         owner: The ID of the other container whose network namespace this container uses.
-        address: The server of the mount, from the mount option `addr` or the SMB share.
-        port: The server's port, from the mount option `port` or the default of NFS or SMB; 0 if it is not known.
+        address: The server of the mount, from the mount option `addr` or the device.
+        port: The server's port, from the mount option `port`; 0 if the option is not valid. None if the option is
+            absent. The kernel then uses the default port of the file system.
         detail: The engine's message. For a volume, only the error description at its end, because the rest can
             contain passwords.
     """
@@ -68,7 +67,7 @@ class StartFailure:
     exists: bool = False
     owner: str = ""
     address: str = ""
-    port: int = 0
+    port: int | None = None
     detail: str = ""
 
 
@@ -81,10 +80,10 @@ def read_error(error: str) -> StartFailure | None:
     if found := _MOUNT.search(error):
         data, _, reason = found[2].rpartition(": ")
         options = dict(part.partition("=")[::2] for part in data.split(","))
-        share = _SHARE.match(found[1])
-        port = options.get("port", str(_SMB_PORT if share else _NFS_PORT))
-        number = int(port) if port.isascii() and port.isdecimal() and len(port) <= 5 else 0
-        address = options.get("addr") or (share[1] if share else "")
+        server = _SERVER.match(found[1])
+        port = options.get("port")
+        number = None if port is None else _port_number(port)
+        address = options.get("addr") or (server[1] if server else "")
         detail = reason if _ERRNO.fullmatch(reason) else "the mount failed"
         return StartFailure(StartFailureCause.VOLUME, address=address, port=number, detail=detail)
     if found := _OWNER.search(error):
@@ -94,3 +93,7 @@ def read_error(error: str) -> StartFailure | None:
     if found := _NETWORK.search(error):
         return StartFailure(StartFailureCause.NETWORK, network=found[1] or found[2], detail=error)
     return None
+
+
+def _port_number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 5 else 0

@@ -46,21 +46,23 @@ class VolumeMountAddress:
         backend: The name of the backend.
         host: The backend's `volume.address`, or the IP address of the backend's listener (can be a wildcard).
         port: The port of the backend's listener.
+        default_port: The port that the kernel uses if the mount options contain no port.
     """
 
     backend: str
     host: str
     port: int
+    default_port: int
 
-    def is_at(self, address: str, port: int, bridges: Collection[str] = ()) -> bool:
+    def is_at(self, address: str, port: int | None, bridges: Collection[str] = ()) -> bool:
         """Return whether a mount with the options `addr` and `port` connects to this `VolumeMountAddress`.
 
         Args:
             address: The mount option `addr`.
-            port: The mount option `port`.
+            port: The mount option `port`; None if it is absent.
             bridges: The addresses of the engine's host on its bridge networks.
         """
-        if port != self.port:
+        if (self.default_port if port is None else port) != self.port:
             return False
         found, host = _parsed(address), _parsed(self.host)
         if found is not None and host is not None and host.is_unspecified:

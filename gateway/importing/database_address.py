@@ -68,11 +68,9 @@ class DatabaseAddress:
         other = next((OTHER_PORTS[word] for word in words if word in OTHER_PORTS), 0)
         if other:
             return "tcp", other, guess
-        return (
-            "mysql",
-            KINDS["mysql"].default_port,
-            "the variables contain no port; if this is not MySQL, set kind and port",
-        )
+        assumed = next(each for each in KINDS.values() if each.imports.is_guess)
+        note = f"the variables contain no port; if the kind is not {assumed.name}, set kind and port"
+        return assumed.name, assumed.default_port, note
 
 
 def kind_of_word(word: str) -> BackendKind | None:

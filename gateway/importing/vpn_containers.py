@@ -31,10 +31,7 @@ def import_vpn(container: ImportedContainer, result: ImportResult) -> bool:
         return False
     container.tunnel = result.add_tunnel(keys, container.name or str(keys["kind"]))
     container.replaced = True
-    result.add_note(
-        f"tunnels.{container.tunnel}: the gateway needs CAP_NET_ADMIN and CAP_SYS_ADMIN"
-        + (" and /dev/net/tun" if keys["kind"] == "openvpn" else "")
-    )
+    result.add_note(f"tunnels.{container.tunnel}: the gateway needs CAP_NET_ADMIN, CAP_SYS_ADMIN and /dev/net/tun")
     return True
 
 

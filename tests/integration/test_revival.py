@@ -86,7 +86,7 @@ class Host:
         self._reconciler = Reconciler(options, self._desired, lambda _: None, folder)
 
     def _desired(self) -> DesiredState:
-        mounted = (VolumeMountAddress("media", "127.0.0.1", PORT),)
+        mounted = (VolumeMountAddress("media", "127.0.0.1", PORT, 2049),)
         return DesiredState("site-a", self._options, ("media",), mount_addresses=mounted, usable=self.usable)
 
     @property

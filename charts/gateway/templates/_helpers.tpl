@@ -209,7 +209,7 @@ authorization:
 {{- end -}}
 {{- end -}}
 {{- range $name, $tunnel := .Values.config.tunnels -}}
-{{- if has $tunnel.kind (list "openvpn" "wireguard") -}}
+{{- if has $tunnel.kind ($.Files.Get "kinds.json" | fromJson).tunnelsWithCapabilities -}}
 {{- if not $.Values.vpn.enabled -}}{{- fail (printf "config.tunnels.%s: a VPN needs vpn.enabled" $name) -}}{{- end -}}
 {{- if ne (default "namespace" $tunnel.isolation) "device" -}}{{- fail (printf "config.tunnels.%s: set `isolation: device`: `namespace` needs CAP_SYS_ADMIN, which the pod does not have" $name) -}}{{- end -}}
 {{- end -}}

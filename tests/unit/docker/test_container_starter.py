@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(60)
 OPTIONS = DockerOptions(networks={"apps": NetworkOptions()}, revive=True)
 DESIRED = DesiredState(
     "site-a", OPTIONS, ("media",), usable=frozenset({"media"}),
-    mount_addresses=(VolumeMountAddress("media", "127.0.0.1", 20490),),
+    mount_addresses=(VolumeMountAddress("media", "127.0.0.1", 20490, 2049),),
 )  # fmt: skip
 OPT_IN = {"gateway.enable": "true"}
 REFUSED = (

@@ -46,7 +46,7 @@ OWN_FAULT = (
 ALWAYS = ContainerLastStart(restarts=True, at=100.0)
 APPS = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, internal=True)
 START = PlannedAction(ActionKind.START, "", container="web", container_id="id-web", cause=StartFailureCause.NETWORK)
-MEDIA = VolumeMountAddress("media", "127.0.0.1", 20490)
+MEDIA = VolumeMountAddress("media", "127.0.0.1", 20490, 2049)
 
 
 def desired(**more: Any) -> DesiredState:
@@ -100,11 +100,11 @@ def starts(made: Plan) -> list[tuple[ActionKind, str]]:
         (TIMED_OUT, StartFailure(
             StartFailureCause.VOLUME, address="127.0.0.1", port=20490, detail="input/output error")),
         (REFUSED.replace("port=20490,", ""), StartFailure(
-            StartFailureCause.VOLUME, address="127.0.0.1", port=2049, detail="connection refused")),
+            StartFailureCause.VOLUME, address="127.0.0.1", port=None, detail="connection refused")),
         (SHARE, StartFailure(
-            StartFailureCause.VOLUME, address="127.0.0.1", port=445, detail="operation now in progress")),
+            StartFailureCause.VOLUME, address="127.0.0.1", detail="operation now in progress")),
         (SHARE.replace("addr=127.0.0.1,", ""), StartFailure(
-            StartFailureCause.VOLUME, address="nas", port=445, detail="operation now in progress")),
+            StartFailureCause.VOLUME, address="nas", detail="operation now in progress")),
         (NETWORK, StartFailure(StartFailureCause.NETWORK, network=GONE_ID, detail=NETWORK)),
         (STOPPED_OWNER, StartFailure(StartFailureCause.NAMESPACE, owner=OWNER_ID, detail=STOPPED_OWNER)),
         (REMOVED_OWNER, StartFailure(StartFailureCause.NAMESPACE, owner=OWNER_ID, detail=REMOVED_OWNER)),
@@ -154,7 +154,7 @@ def test_a_command_without_the_service_starts_no_container_with_a_volume() -> No
 
 @pytest.mark.parametrize(
     "mount_address",
-    [VolumeMountAddress("media", "127.0.0.1", 20491), VolumeMountAddress("media", "192.0.2.1", 20490)],
+    [VolumeMountAddress("media", "127.0.0.1", 20491, 2049), VolumeMountAddress("media", "192.0.2.1", 20490, 2049)],
     ids=["another port", "another address"],
 )
 def test_a_volume_of_another_server_is_ignored(mount_address: VolumeMountAddress) -> None:

@@ -45,7 +45,7 @@ def test_the_options_of_a_volume_are_mount_options(tmp_path: Path) -> None:
 )
 def test_volumes_reach_a_listener_at_its_addresses(tmp_path: Path, backend: str, hosts: list[str]) -> None:
     found = mount_addresses(config(tmp_path, f"media=nfs://nas:2049/m?{backend}"))
-    assert found == tuple(VolumeMountAddress("media", host, 20490) for host in hosts)
+    assert found == tuple(VolumeMountAddress("media", host, 20490, 2049) for host in hosts)
 
 
 @pytest.mark.parametrize(("hold", "retrans"), [("10s", 2), ("2m", 2), ("5m", 5), ("301s", 6), ("1h", 9)])
