@@ -12,10 +12,10 @@ from gateway.contracts.states import TrafficClass
 
 
 class TunnelLane(NamedTuple):
-    """The connections of a tunnel for the traffic of one class: bulk traffic, or all other traffic."""
+    """The connections of a tunnel for the traffic of one class."""
 
     tunnel: str
-    bulk: bool
+    traffic_class: TrafficClass
 
 
 def outer_lanes(config: Config, lane: TunnelLane) -> list[TunnelLane]:
@@ -23,11 +23,11 @@ def outer_lanes(config: Config, lane: TunnelLane) -> list[TunnelLane]:
 
     Return an empty list if the tunnel of `lane` has no `via`.
     """
-    return [_lane(config, via, bulk=lane.bulk) for via in config.tunnels[lane.tunnel].via]
+    return [_lane(config, via, lane.traffic_class) for via in config.tunnels[lane.tunnel].via]
 
 
-def _lane(config: Config, tunnel: str, *, bulk: bool) -> TunnelLane:
-    return TunnelLane(tunnel, bulk and not config.tunnels[tunnel].kind.single)
+def _lane(config: Config, tunnel: str, traffic_class: TrafficClass) -> TunnelLane:
+    return TunnelLane(tunnel, TrafficClass.INTERACTIVE if config.tunnels[tunnel].kind.single else traffic_class)
 
 
 def backend_lanes(config: Config, backend: str) -> dict[str, TunnelLane]:
@@ -36,8 +36,7 @@ def backend_lanes(config: Config, backend: str) -> dict[str, TunnelLane]:
     Clients and checks use the same lanes.
     """
     spec = config.backends[backend]
-    bulk = spec.kind.traffic_class is TrafficClass.BULK
-    return {name: _lane(config, name, bulk=bulk) for name in spec.tunnels}
+    return {name: _lane(config, name, spec.kind.traffic_class) for name in spec.tunnels}
 
 
 def required_lanes(config: Config) -> list[TunnelLane]:
@@ -46,12 +45,15 @@ def required_lanes(config: Config) -> list[TunnelLane]:
     Tunnels that no backend uses also have a lane, because the status shows the state of every tunnel.
     """
     found = {lane for name in config.backends for lane in backend_lanes(config, name).values()}
-    found |= {TunnelLane(name, bulk=False) for name in config.tunnels.keys() - _used_tunnels(config)}
+    found |= {TunnelLane(name, TrafficClass.INTERACTIVE) for name in config.tunnels.keys() - _used_tunnels(config)}
     complete: set[TunnelLane] = set()
     while found:
         complete |= found
         found = {outer for lane in found for outer in outer_lanes(config, lane)} - complete
-    return sorted(complete, key=lambda lane: (_depth(config, lane.tunnel), lane))
+    return sorted(
+        complete,
+        key=lambda lane: (_depth(config, lane.tunnel), lane.tunnel, lane.traffic_class is TrafficClass.BULK),
+    )
 
 
 def _used_tunnels(config: Config) -> set[str]:

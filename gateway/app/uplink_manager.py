@@ -54,8 +54,8 @@ class UplinkManager:
         same = [each for each in closing if _peer_identity(self._specs[each]) == _peer_identity(spec) is not None]
         after = self._components.stop_early(same) if same else None
         vias = [self.by_lane[outer] for outer in outer_lanes(self._config, lane)] or [self.direct]
-        traffic = "bulk" if lane.bulk else ""
-        uplink = Uplink(spec.name, spec.kind.create(spec.options), vias, traffic=traffic, after=after)
+        tunnel = spec.kind.create(spec.options)
+        uplink = Uplink(spec.name, tunnel, vias, traffic_class=lane.traffic_class, after=after)
         uplink.watchers.append(lambda: self.on_change(spec.name))
         self.by_lane[lane] = uplink
         self._specs[uplink] = spec

@@ -29,7 +29,7 @@ def reveal(password: Secret | None) -> str:
     except OSError as error:
         raise TargetPathError(
             FailureReason.AUTH,
-            f"check.password_file: {password.display_path}: {error.strerror}: check the path and the file",
+            f"check.password_file: {password.display_path}: {error.strerror}",
         ) from error
 
 

@@ -128,7 +128,7 @@ def _version(info: Mapping[str, str]) -> str | None:
 
 
 def _lag(info: Mapping[str, str]) -> float | None:
-    """Return an upper bound of the lag: the seconds since the replica last received data from its primary."""
+    """Return the seconds since the replica last received data from its primary, as an approximation of the lag."""
     fields = ("master_link_down_since_seconds", "master_last_io_seconds_ago")
     # A negative number means that the lag is not known, or that the server's clock was set back.
     lag = max((_number(info, field, -(1 << 63)) for field in fields if field in info), default=-1)

@@ -44,6 +44,7 @@ from gateway.contracts.link import SocketConnector
 from gateway.contracts.login_limiter import LoginLimiter
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.errors import FailureReason, TargetPathError, UnusableTargetError
+from gateway.secret_files import unreadable
 
 _IO_TIMEOUT = 3600.0
 """Time limit of one blocking PyMySQL operation, in seconds. Only a safeguard: the check cancels the query much
@@ -213,7 +214,7 @@ def _read_public_key(file: Path | None) -> bytes | None:
         data = file.read_bytes()
     except OSError as error:
         raise TargetPathError(
-            FailureReason.AUTH, f"check.server_public_key_file: {file}: {error.strerror}: check the path and the file"
+            FailureReason.AUTH, f"check.server_public_key_file: {file}: {unreadable(file, error)}"
         ) from error
     try:
         key = load_pem_public_key(data)

@@ -11,7 +11,7 @@ from math import inf
 
 from gateway.command_tunnel.connector_context import ConnectorContext
 from gateway.command_tunnel.local_port_connector import LocalPortConnector
-from gateway.command_tunnel.local_port_state import read_local_ports
+from gateway.command_tunnel.local_port_state import LocalPortState, read_local_ports
 from gateway.command_tunnel.options import CommandTunnelOptions
 from gateway.command_tunnel.owned_tasks import OwnedTasks
 from gateway.command_tunnel.stdio_connector import StdioConnector
@@ -87,6 +87,7 @@ class CommandLink:
         self._relays: set[Relay] = set()
         self._tasks = OwnedTasks()
         self._is_suspect = False
+        self._can_read_ports = True
         # The status contains a hash instead of the arguments, because an argument can contain a secret.
         digest = hashlib.sha256("\0".join(options.command).encode()).hexdigest()[:8]
         self.network = network.behind(f"{name} {digest}")
@@ -215,16 +216,25 @@ class CommandLink:
             now = time.monotonic()
             connectors = list(self._connectors.values())
             ports = {port: host for each in connectors for port, host in each.local_ports(now).items()}
-            try:
-                sockets = await asyncio.to_thread(read_local_ports, ports) if ports else {}
-            except OSError as error:
-                # For example, no file descriptor is free. Check the processes in the next iteration.
-                log.debug("cannot read the state of local ports: %s", error)
-                continue
-            for connector in connectors:
-                connector.check(now, sockets)
+            if (sockets := await self._read_local_ports(ports)) is not None:
+                for connector in connectors:
+                    connector.check(now, sockets)
+                self._report_suspect(suspect=bool(connectors) and all(each.is_suspect for each in connectors))
             await self._close_unused(now)
-            self._report_suspect(suspect=bool(connectors) and all(each.is_suspect for each in connectors))
+
+    async def _read_local_ports(self, ports: dict[int, str]) -> dict[int, LocalPortState] | None:
+        """Return the state of local ports; None if it cannot be read, for example because no descriptor is free."""
+        try:
+            sockets = await asyncio.to_thread(read_local_ports, ports) if ports else {}
+        except OSError as error:
+            if self._can_read_ports:
+                self._can_read_ports = False
+                log.warning(
+                    "cannot detect programs that do not respond: %s", error, extra={"program": self._context.name}
+                )
+            return None
+        self._can_read_ports = True
+        return sockets
 
     async def _close_unused(self, now: float) -> None:
         """Close the connectors of targets that clients and checks no longer use, for example after a reload."""

@@ -1,7 +1,7 @@
 """Defines the certificates whose expiry the gateway monitors, and their validity periods."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 _WEEK = 7 * 86400.0
 
@@ -26,11 +26,11 @@ class MonitoredCertificate:
     """A certificate whose expiry the gateway monitors: one that the gateway uses, or one that a server presented.
 
     Args:
-        kind: `ssh_certificate`, `tls` or `vpn`.
+        kind: What the certificate is for.
         name: The path of the certificate's file, or the address of the server that presented the certificate.
         validity: The certificate's validity period.
     """
 
-    kind: str
+    kind: Literal["ssh_certificate", "tls", "vpn"]
     name: str
     validity: ValidityPeriod

@@ -43,7 +43,9 @@ class Secret:
         try:
             return read_secret(self.path).decode().removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:
-            raise OSError(errno.EILSEQ, "not valid UTF-8 text", self.display_path) from error
+            raise OSError(
+                errno.EILSEQ, "not valid UTF-8 text: correct the file or its path", self.display_path
+            ) from error
         except OSError as error:
             raise OSError(error.errno, unreadable(self.path, error, self.display_path), self.display_path) from error
 

@@ -1,6 +1,7 @@
 """Defines `DiagnosedFailure`: a failed tunnel or backend, with the cause, the consequences and the remedy."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from gateway.ops.plural import plural
 from gateway.ops.severity import DisplaySeverity
@@ -32,7 +33,7 @@ class DiagnosedFailure:
     """
 
     level: DisplaySeverity
-    part: str
+    part: Literal["tunnel", "backend"]
     name: str
     state: str
     since: float
@@ -41,7 +42,7 @@ class DiagnosedFailure:
     detail: str
     remedy: str
     waiting: int
-    waiters: str
+    waiters: Literal["container", "client"]
     blocked: tuple[str, ...] = ()
     degraded: tuple[str, ...] = ()
     rerouted: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ seconds since the epoch.
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from gateway.contracts.states import HealthState, ServicePhase, TunnelState
 from gateway.errors import FailureReason
@@ -187,7 +188,7 @@ def _backend_cause(
     )
 
 
-def _waiting(view: ServiceView, backends: Iterable[BackendView]) -> tuple[int, str]:
+def _waiting(view: ServiceView, backends: Iterable[BackendView]) -> tuple[int, Literal["container", "client"]]:
     """Count the containers that wait for a connection to `backends`. If Docker is not configured, count the clients.
 
     Returns:

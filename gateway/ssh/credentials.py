@@ -177,6 +177,4 @@ def _read(key: str, reveal: Any) -> str:
     try:
         return str(reveal())
     except OSError as error:
-        raise TunnelError(
-            FailureReason.AUTH, f"{key}: {error.filename}: {error.strerror}: check the path and the file", fatal=True
-        ) from error
+        raise TunnelError(FailureReason.AUTH, f"{key}: {error.filename}: {error.strerror}", fatal=True) from error

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from gateway.contracts.link import LinkStatus
 from gateway.ssh.pooled_connection import PooledConnection
@@ -30,7 +31,7 @@ class SshTunnelStatus(LinkStatus):
     draining_connections: int
     channels: int
     cipher: str | None
-    data_plane: str | None
+    data_plane: Literal["native", "asyncssh"] | None
     server: str | None
     pool_error: str | None
 

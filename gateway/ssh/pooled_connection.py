@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import time
+from typing import Literal
 
 import asyncssh
 
@@ -248,7 +249,7 @@ class PooledConnection:
         except TimeoutError:
             self._conn.abort()
 
-    def data_plane(self) -> str:
+    def data_plane(self) -> Literal["native", "asyncssh"]:
         """Return the name of the data plane that moves the bytes of the channels: `native` or `asyncssh`."""
         return "asyncssh" if self.native_transport is None else "native"
 

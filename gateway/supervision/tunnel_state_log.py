@@ -2,7 +2,7 @@
 
 import logging
 
-from gateway.contracts.states import TunnelState
+from gateway.contracts.states import TrafficClass, TunnelState
 from gateway.errors import FailureReason
 
 log = logging.getLogger(__name__)
@@ -14,13 +14,13 @@ class TunnelStateLog:
     Args:
         tunnel: The name of the tunnel.
         far_side: The name of the tunnel's server; see `Tunnel.far_side`.
-        traffic: `bulk` to log the states of the lane for bulk traffic; otherwise empty.
+        traffic_class: The traffic class of the lane. The log contains it if it is `bulk`.
     """
 
-    def __init__(self, tunnel: str, far_side: str, traffic: str) -> None:
+    def __init__(self, tunnel: str, far_side: str, traffic_class: TrafficClass) -> None:
         self._extra = {"tunnel": tunnel, "far_side": far_side}
-        if traffic:
-            self._extra["traffic"] = traffic
+        if traffic_class is TrafficClass.BULK:
+            self._extra["traffic"] = traffic_class
         self._last: tuple[TunnelState, FailureReason | None] | None = None
 
     def record(self, state: TunnelState, reason: FailureReason | None, detail: str) -> None:

@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack
 
 from gateway.backoff import QUARANTINE, RECONNECT, Backoff
 from gateway.contracts.link import Link
-from gateway.contracts.states import TunnelState
+from gateway.contracts.states import TrafficClass, TunnelState
 from gateway.contracts.tunnel import Tunnel, TunnelOpenResult
 from gateway.errors import FailureReason, TargetPathError, TunnelError
 from gateway.metric_types import Histogram, Tally
@@ -40,7 +40,7 @@ class Uplink:
         vias: The uplinks of the outer tunnels, in the order in which the gateway tries to connect through them. Empty
             if this uplink provides the direct link.
         quiet: Whether to omit state changes from the log.
-        traffic: `bulk` if this uplink provides the lane for bulk traffic; otherwise empty. Appears in the log.
+        traffic_class: The traffic class of the uplink's lane. The log contains it if it is `bulk`.
         after: Waits until the old tunnels with the same identity, such as a key, are closed, because some servers
             permit only one connection with the same identity at a time. None if the tunnel can open immediately.
     """
@@ -52,7 +52,7 @@ class Uplink:
         vias: "Sequence[Uplink]" = (),
         *,
         quiet: bool = False,
-        traffic: str = "",
+        traffic_class: TrafficClass = TrafficClass.INTERACTIVE,
         after: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.name = name
@@ -73,7 +73,7 @@ class Uplink:
         self.watchers: list[Callable[[], None]] = []
         """Callbacks for changes of this uplink's state. They are not called during an attempt to open the tunnel."""
         self._has_link = asyncio.Event()
-        self._log = None if quiet else TunnelStateLog(name, tunnel.far_side, traffic)
+        self._log = None if quiet else TunnelStateLog(name, tunnel.far_side, traffic_class)
         self._retry_now = asyncio.Event()
         self.opened: TunnelOpenResult | None = None
         """The open tunnel; None if the tunnel is not open. A suspect tunnel also counts as open."""

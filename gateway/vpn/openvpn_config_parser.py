@@ -97,7 +97,7 @@ def _block_lines(end: str, first: int, lines: Iterable[tuple[int, str]]) -> Iter
             yield line.removesuffix("\r")
     with located(first):
         name = printable_name(end[2:-1])
-        raise GatewayError(f"<{name}> is not closed: add </{name}>")
+        raise GatewayError(f"<{name}> is not closed: add the line </{name}>")
 
 
 class _LocatedError(GatewayError):
@@ -195,8 +195,8 @@ def _quote(word: str) -> str:
 
 
 def printable_name(name: str) -> str:
-    """Return `name`, or the word "it" if `name` does not look like the name of a directive.
+    """Return `name`, or an ellipsis if `name` does not look like the name of a directive.
 
     Messages contain the result instead of `name`, because `name` can be part of a misplaced secret.
     """
-    return name if len(name) <= _MAX_NAME and _PRINTABLE_NAME.fullmatch(name) else "it"
+    return name if len(name) <= _MAX_NAME and _PRINTABLE_NAME.fullmatch(name) else "…"

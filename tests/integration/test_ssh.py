@@ -237,7 +237,7 @@ async def test_a_secret_that_is_not_text_is_an_error(sshd: Bastion, tmp_path: Pa
     binary = tmp_path / "passphrase"
     binary.write_bytes(b"\xff\xfe")
     error = await refused(options(sshd, passphrase=Secret(path=binary)))
-    problem = f"passphrase_file: {binary}: not valid UTF-8 text: check the path and the file"
+    problem = f"passphrase_file: {binary}: not valid UTF-8 text: correct the file or its path"
     assert (error.reason, error.detail) == (FailureReason.AUTH, problem)
 
 

@@ -1,5 +1,7 @@
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from gateway import backends, tunnels
 from gateway.backends import kind_of_file_system, kind_of_port
 from gateway.cli import cli
 from gateway.contracts.backend import ProbeResult
+from gateway.contracts.link import LinkStatus
 from gateway.demo.sshd import make_key
 from gateway.facts import FactDefinition
 from gateway.importing.config_conversion import convert
@@ -52,6 +55,19 @@ def test_every_kind_is_consistent(
         assert kind.name == name
         assert not set(kind.aliases) & kinds.keys()
         assert len({fact.key for fact in kind.facts}) == len(kind.facts)
+
+
+def test_each_fact_of_a_tunnel_is_a_field_of_a_status() -> None:
+    import_module("gateway.ssh.pool_status")  # a kind of tunnel imports the class of its status only when necessary
+
+    def statuses(base: type[LinkStatus]) -> Iterator[set[str]]:
+        for each in base.__subclasses__():
+            yield {field.name for field in fields(each)}
+            yield from statuses(each)
+
+    found = list(statuses(LinkStatus))
+    for kind in tunnels.KINDS.values():
+        assert not kind.facts or any({fact.key for fact in kind.facts} <= names for names in found), kind.name
 
 
 def test_metrics_of_the_same_name_belong_to_the_same_fact() -> None:

@@ -28,9 +28,7 @@ def contexts(secret: Secret) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     try:
         text = secret.reveal()
     except OSError as error:
-        raise GatewayError(
-            f"docker.peers.secret_file: {secret.display_path}: {error.strerror}: check the path and the file"
-        ) from error
+        raise GatewayError(f"docker.peers.secret_file: {secret.display_path}: {error.strerror}") from error
     if len(text) < MIN_SECRET_LENGTH:
         raise GatewayError(
             f"docker.peers.secret_file: {secret.display_path}: the secret has fewer than {MIN_SECRET_LENGTH}"

@@ -1,6 +1,8 @@
 from gateway.app.tunnel_lanes import TunnelLane, backend_lanes, required_lanes
 from gateway.config import Config, ConfigSources, load
+from gateway.contracts.states import TrafficClass
 
+QUERIES, BULK = TrafficClass.INTERACTIVE, TrafficClass.BULK
 TUNNELS = ("inner=ssh://u@i?via=edge", "edge=ssh://u@e", "spare=ssh://u@s?via=edge")
 
 
@@ -12,11 +14,11 @@ def test_each_traffic_class_has_its_own_lane_through_every_hop() -> None:
     both = config("orders=mysql://db?via=inner", "media=nfs://nas/x?via=inner", "straight=tcp://a:1")
     found = required_lanes(both)
     assert found == [
-        TunnelLane("edge", bulk=False), TunnelLane("edge", bulk=True), TunnelLane("inner", bulk=False),
-        TunnelLane("inner", bulk=True),
-        TunnelLane("spare", bulk=False),
+        TunnelLane("edge", QUERIES), TunnelLane("edge", BULK), TunnelLane("inner", QUERIES),
+        TunnelLane("inner", BULK),
+        TunnelLane("spare", QUERIES),
     ]  # fmt: skip
-    assert backend_lanes(both, "media") == {"inner": TunnelLane("inner", bulk=True)}
+    assert backend_lanes(both, "media") == {"inner": TunnelLane("inner", BULK)}
     assert backend_lanes(both, "straight") == {}
 
 
@@ -28,13 +30,13 @@ def test_each_path_has_its_own_lane_and_a_tunnel_opens_after_all_tunnels_that_ca
             environment={},
         )
     )
-    assert [lane for lane in required_lanes(several) if not lane.bulk] == [
-        TunnelLane("y", bulk=False), TunnelLane("z", bulk=False), TunnelLane("x", bulk=False),
-        TunnelLane("a", bulk=False),
+    assert [lane for lane in required_lanes(several) if lane.traffic_class is QUERIES] == [
+        TunnelLane("y", QUERIES), TunnelLane("z", QUERIES), TunnelLane("x", QUERIES),
+        TunnelLane("a", QUERIES),
     ]  # fmt: skip
-    assert [lane for lane in required_lanes(several) if lane.bulk] == [TunnelLane("z", bulk=True)]
+    assert [lane for lane in required_lanes(several) if lane.traffic_class is BULK] == [TunnelLane("z", BULK)]
 
 
 def test_a_tunnel_for_bulk_traffic_only_has_one_lane() -> None:
     bulk = config("media=nfs://nas/x?via=inner", "orders=mysql://db?via=edge")
-    assert TunnelLane("inner", bulk=False) not in required_lanes(bulk)
+    assert TunnelLane("inner", QUERIES) not in required_lanes(bulk)

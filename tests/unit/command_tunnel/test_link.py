@@ -93,7 +93,9 @@ async def test_the_dial_of_a_client_fails_when_the_link_closes() -> None:
         await dial
 
 
-async def test_the_link_continues_if_the_state_of_local_ports_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_link_continues_if_the_state_of_local_ports_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     loop, failures = asyncio.get_running_loop(), 0
 
     def fail(_: object) -> None:
@@ -112,6 +114,8 @@ async def test_the_link_continues_if_the_state_of_local_ports_cannot_be_read(mon
                 with accepted:
                     await loop.sock_sendall(client, b"data")
                     assert await loop.sock_recv(accepted, 100) == b"data"
+    found = [each.message for each in caplog.records if each.levelname == "WARNING"]
+    assert found == [f"cannot detect programs that do not respond: [Errno 24] {os.strerror(errno.EMFILE)}"]
 
 
 async def test_the_link_is_not_lost_while_a_client_uploads(tmp_path: Path) -> None:

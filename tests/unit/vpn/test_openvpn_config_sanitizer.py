@@ -64,7 +64,7 @@ EVIL = "plugin /tmp/evil.so"
         ("<connection>\nfloat\n</connection>", "line 1: <connection> must contain exactly one remote"),
         (f"</ca>\n{EVIL}\n<//ca>", "line 1: closes a block that is not open"),
         ("<foo>\n</foo>", "line 1: <foo> is not allowed in an OpenVPN client file: remove it"),
-        ("<ca>\nclient", "line 1: <ca> is not closed: add </ca>"),
+        ("<ca>\nclient", "line 1: <ca> is not closed: add the line </ca>"),
         ("tls-verify /x", "line 1: tls-verify verifies the server with a script; use verify-x509-name"),
         ("config more.ovpn", "line 1: config includes another file"),
         ("iproute /tmp/evil", "line 1: iproute runs a program"),
