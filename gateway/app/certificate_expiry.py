@@ -75,7 +75,7 @@ def expiry_warnings(found: list[NamedCredential], now: float) -> list[str]:
 
 
 class CertificateExpiryMonitor:
-    """Warns in the log before certificates expire; implements `gateway.contracts.component.Component`.
+    """Warns in the log before certificates expire; implements `SupervisedComponent`.
 
     Args:
         config: Returns the current configuration.

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from gateway.app.running_components import RunningComponents
 from gateway.audit_log.recorder import AuditLogRecorder
 from gateway.config import Config
-from gateway.contracts.component import Component
 from gateway.contracts.link import Link
 from gateway.contracts.states import HealthState
+from gateway.contracts.supervised_component import SupervisedComponent
 from gateway.docker.options import DockerOptions, SwarmPeerOptions
 from gateway.ops.container_access_json import ContainerAccessView
 from gateway.supervision.supervisor import Supervisor
@@ -53,14 +53,14 @@ class DockerReconcilerManager:
         if unchanged:
             self._reconcile_soon()  # the `docker` section is the same, but the backends may have changed
             return
-        revivals = self.reconciler.revivals if self.reconciler is not None else None
+        start_attempts = self.reconciler.start_attempts if self.reconciler is not None else None
         self._stop_components()
         self.reconciler, self.peers = None, None
         if config.docker is not None:
             from gateway.docker.reconciler import Reconciler  # noqa: PLC0415 - loads aiodocker, which is needed only with Docker
 
             self.reconciler = Reconciler(
-                config.docker, self.desired, self._link, config.gateway.state_dir, self._recorder, revivals
+                config.docker, self.desired, self._link, config.gateway.state_dir, self._recorder, start_attempts
             )
             self._start(f"docker #{next(self._numbers)}", self.reconciler)
             if config.docker.peers is not None:
@@ -81,7 +81,7 @@ class DockerReconcilerManager:
         )
         self._start(f"docker peers #{next(self._numbers)}", self.peers)
 
-    def _start(self, name: str, component: Component) -> None:
+    def _start(self, name: str, component: SupervisedComponent) -> None:
         self._components.append(name)
         self._supervisor.start(name, component)
 

@@ -47,7 +47,7 @@ def docker_view(docker: DockerReconcilerManager) -> DockerView | None:
             )
             for each in plan.unavailable
         ],
-        revived=dict(reconciler.revivals.revived),
+        revived=dict(reconciler.start_attempts.revived),
         writes=dict(reconciler.writes),
         errors=dict(reconciler.errors),
         consumers={

@@ -15,7 +15,7 @@ FileStamps = dict[Path, FileStamp]
 
 
 class FileWatcher:
-    """Polls files once per second; implements `gateway.contracts.component.Component`.
+    """Polls files once per second; implements `SupervisedComponent`.
 
     Args:
         files: Returns the files to watch. Each poll calls it in a thread.

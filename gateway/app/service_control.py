@@ -183,7 +183,7 @@ class ServiceControl:
         """Report the service as ready again. See `gateway.ops.service_interface.ServiceInterface`."""
         self._reloader.check_running()
         if self.draining:
-            log.info("the drain has ended: the service reports that it is ready")
+            log.info("draining was cancelled: the readiness check succeeds again")
         self.set_draining(draining=False)
 
     def set_draining(self, *, draining: bool) -> None:

@@ -12,7 +12,7 @@ from gateway.supervision.uplink import Uplink
 
 
 class UplinkManager:
-    """Owns the uplinks: one for each lane of a tunnel, and one for direct connections.
+    """Owns the uplinks: one for each lane of each tunnel, and one for connections that use no tunnel.
 
     Args:
         components: Runs the uplinks.

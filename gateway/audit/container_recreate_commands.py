@@ -32,7 +32,7 @@ from gateway.audit.swarm_service_fix_commands import NODE_LABEL, service_update
 from gateway.docker.compose_command_line import COMPOSE_LABELS, FILES, compose_command
 from gateway.docker.grants import SWARM_SERVICE
 from gateway.text_sanitizer import one_line
-from gateway.unused_name import unused_name
+from gateway.unique_name import unique_name
 
 _INSPECT_ENV = "{{range .Config.Env}}{{println .}}{{end}}"
 
@@ -40,7 +40,7 @@ _INSPECT_ENV = "{{range .Config.Env}}{{println .}}{{end}}"
 def volume_for(snapshot: AuditSnapshot, container: AuditedContainer, path: str) -> str:
     """Return an unused volume name, made from the container's name and the last part of `path`."""
     name = re.sub(r"[^a-zA-Z0-9_.-]+", "-", f"{container.name}-{posixpath.basename(path) or 'data'}")
-    return unused_name(name, snapshot.volumes)
+    return unique_name(name, snapshot.volumes)
 
 
 def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedMountChanges) -> str:
@@ -80,7 +80,7 @@ def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: Propo
 def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedMountChanges) -> str:
     cli, name = snapshot.cli, container.name
     taken = [each.name for each in snapshot.containers]
-    old, new, helper = (unused_name(f"{name}-{each}", taken) for each in ("old", "new", "copy"))
+    old, new, helper = (unique_name(f"{name}-{each}", taken) for each in ("old", "new", "copy"))
     first, used = _first_network(container), dict(networks(container))
     connects = [
         command(cli, "network", "connect", *extra, network, new)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.config_for_docker_commands import load_docker_config
 from gateway.cli.config_selection_options import config_options
+from gateway.cli.docker_config_loader import load_docker_config
 from gateway.cli.output_option import output_option
 from gateway.cli.terminal_output import print_table, print_text, print_wrapped, terminal_width
 from gateway.errors import GatewayError

@@ -23,7 +23,7 @@ class EngineEventHandler:
     Args:
         inspections: The cached inspections. When a container starts, its `ContainerLastStart` is removed.
         registry: Maps addresses to containers. When a container exits or leaves a network, its addresses are removed.
-        revivals: Records the signals that other clients of the engine send to containers.
+        start_attempts: Records the signals that other clients of the engine send to containers.
         requested: IDs of the containers that the gateway is starting. Signals to these containers are not recorded.
     """
 
@@ -31,12 +31,12 @@ class EngineEventHandler:
         self,
         inspections: InspectionCache,
         registry: ConsumerRegistry,
-        revivals: StartAttempts,
+        start_attempts: StartAttempts,
         requested: Collection[str],
     ) -> None:
         self._inspections = inspections
         self._registry = registry
-        self._revivals = revivals
+        self._start_attempts = start_attempts
         self._requested = requested
         self.changed = asyncio.Event()
         """An `asyncio.Event`, which is set when a reconciliation is needed."""
@@ -59,7 +59,7 @@ class EngineEventHandler:
                 container = str(event.get("Actor", {}).get("ID", ""))
                 if action == "start":
                     self._inspections.forget_start(container)
-                record_event(event, self._revivals, self._requested)
+                record_event(event, self._start_attempts, self._requested)
                 if action in _END_EVENTS:
                     self._registry.forget(container)
             else:

@@ -42,7 +42,7 @@ class PlanExecutor:
         recorder: Writes an entry about each attempted action to the audit log.
         changed: Called after an attempt to execute actions, to request a snapshot.
         on_start: Called with the ID of a container after each attempt to start it.
-        revivals: Records the attempts to start containers.
+        start_attempts: Records the attempts to start containers.
         monotonic: Returns the monotonic time in seconds.
     """
 
@@ -55,7 +55,7 @@ class PlanExecutor:
         recorder: AuditLogRecorder,
         changed: Callable[[], None],
         on_start: Callable[[str], None],
-        revivals: StartAttempts,
+        start_attempts: StartAttempts,
         monotonic: Callable[[], float],
     ) -> None:
         self._ownership = ownership
@@ -67,7 +67,7 @@ class PlanExecutor:
         self._on_start = on_start
         self._monotonic = monotonic
         self.failures = FailedActions()
-        self.revivals = revivals
+        self.start_attempts = start_attempts
         self.starter = ContainerStarter(self._execute, self._start_failed, self._start_ended, self._permits)
         self.writes: Tally = Tally()
         self.errors: dict[tuple[str, str], int] = {}
@@ -122,7 +122,7 @@ class PlanExecutor:
         return done
 
     def _permits(self, action: PlannedAction) -> bool:
-        return self.revivals.permits(action, self._monotonic())
+        return self.start_attempts.permits(action, self._monotonic())
 
     def _start_ended(self, container: str) -> None:
         self._on_start(container)
@@ -189,7 +189,7 @@ class PlanExecutor:
             return
         if answered:
             self._ownership.end_starts({action.container_id})
-        self.revivals.attempted(action, self._monotonic(), started=started, answered=answered)
+        self.start_attempts.attempted(action, self._monotonic(), started=started, answered=answered)
 
     def _record(self, action: PlannedAction, result: str, error: EngineError | None = None) -> None:
         self._recorder.record(

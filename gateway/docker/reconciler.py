@@ -49,7 +49,7 @@ changes."""
 
 
 class Reconciler:
-    """Changes one engine to match the configuration; implements `gateway.contracts.component.Component`.
+    """Changes one engine to match the configuration; implements `SupervisedComponent`.
 
     Args:
         options: The configuration.
@@ -57,7 +57,7 @@ class Reconciler:
         link_of: Takes the name of a tunnel, and returns the tunnel's link; None while the tunnel is down.
         state_dir: The directory of the ownership record.
         recorder: Records each write to the engine in the audit log; None if writes are not recorded.
-        revivals: The previous reconciler's attempts to start containers; None if this is the first reconciler.
+        start_attempts: The previous reconciler's attempts to start containers; None if this is the first reconciler.
         monotonic: Returns the monotonic time in seconds.
     """
 
@@ -68,7 +68,7 @@ class Reconciler:
         link_of: Callable[[str], Link | None],
         state_dir: Path,
         recorder: AuditLogRecorder | None = None,
-        revivals: StartAttempts | None = None,
+        start_attempts: StartAttempts | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._options = options
@@ -100,13 +100,13 @@ class Reconciler:
             recorder or AuditLogRecorder(),
             self.trigger,
             self._observer.inspections.forget_start,
-            revivals or StartAttempts(),
+            start_attempts or StartAttempts(),
             monotonic,
         )
-        self._failures, self.revivals = self._executor.failures, self._executor.revivals
-        self._schedule = ActionSchedule(self._executor.starter, self._failures, self.revivals)
+        self._failures, self.start_attempts = self._executor.failures, self._executor.start_attempts
+        self._schedule = ActionSchedule(self._executor.starter, self._failures, self.start_attempts)
         self._events = EngineEventHandler(
-            self._observer.inspections, self.registry, self.revivals, self._executor.starter.requested
+            self._observer.inspections, self.registry, self.start_attempts, self._executor.starter.requested
         )
         self.writes, self.errors = self._executor.writes, self._executor.errors
         self.settled = asyncio.Event()
@@ -119,11 +119,11 @@ class Reconciler:
             self._wanted(),
             claimed=self._ownership.addresses,
             refused=self._failures.refused,
-            given_up=self.revivals.given_up,
+            given_up=self.start_attempts.given_up,
             interrupted=self._ownership.starts,
             namespaces=self._ownership.namespaces,
-            signals=self.revivals.signals,
-            restarted=self.revivals.restarted | self._ownership.later_starts.items(),
+            signals=self.start_attempts.signals,
+            restarted=self.start_attempts.restarted | self._ownership.later_starts.items(),
         )
 
     def trigger(self) -> None:
@@ -158,7 +158,7 @@ class Reconciler:
         """Reconcile until the connection fails or reaches its maximum age."""
         self._observer.inspections.expire_starts()
         engine_time, self._schedule.signals_since = await record_past_events(
-            engine, self.revivals, self._executor.starter.requested, self._options.timeout
+            engine, self.start_attempts, self._executor.starter.requested, self._options.timeout
         )
         watching = asyncio.ensure_future(self._events.watch(engine, engine_time - _EVENT_OVERLAP))
         recycle_at = self._monotonic() + _MAX_CONNECTION_AGE * random.uniform(1 - _JITTER, 1)  # noqa: S311 - jitter
@@ -238,8 +238,8 @@ class Reconciler:
             log.info("docker engine usable again")
         self.observed, self.observed_at, self.problem = observed, time.time(), None
         now = self._monotonic()
-        self.revivals.observed(planned.unavailable, now, observed.engine_time)
-        self.revivals.retain(there)
+        self.start_attempts.observed(planned.unavailable, now, observed.engine_time)
+        self.start_attempts.retain(there)
         self._ownership.record_namespaces(planned.namespaces)
         self._ownership.record_later_starts(planned.later_starts)
         self._ownership.end_starts(self._schedule.completed_starts(self._ownership.starts, observed, now))

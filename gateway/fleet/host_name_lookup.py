@@ -9,16 +9,16 @@ import socket
 from typing import Any
 
 from gateway.daemon_thread import run_in_daemon_thread
+from gateway.relay.coalesced_lookups import CoalescedLookups
 from gateway.relay.per_loop_instances import per_loop
-from gateway.relay.shared_lookups import SharedLookups
 
 _Name = tuple[str, socket.AddressFamily]
 
 
 @per_loop
-def _lookups(loop: asyncio.AbstractEventLoop) -> SharedLookups[_Name, list[Any]]:
+def _lookups(loop: asyncio.AbstractEventLoop) -> CoalescedLookups[_Name, list[Any]]:
     del loop
-    return SharedLookups(_start)
+    return CoalescedLookups(_start)
 
 
 async def lookup(

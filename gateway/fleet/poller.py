@@ -33,7 +33,7 @@ loop."""
 
 
 class FleetPoller:
-    """Polls the members of the fleet; implements `gateway.contracts.component.Component`.
+    """Polls the members of the fleet; implements `SupervisedComponent`.
 
     A slow member does not delay the others, because each member has a separate task and deadline.
 

@@ -14,7 +14,7 @@ _MIN_REMAINING = 1.0
 """Minimum remaining time, in seconds, for the dials over the better paths."""
 
 
-class BetterPathError(DialError):
+class BetterPathAvailableError(DialError):
     """A dial was stopped because another path is better.
 
     Args:
@@ -42,7 +42,7 @@ async def stop_if_another_path_is_better(
             is not cancelled.
 
     Raises:
-        BetterPathError: The body was cancelled because another path is better.
+        BetterPathAvailableError: The body was cancelled because another path is better.
     """
     loop = asyncio.get_running_loop()
     preferred = dialed[0]
@@ -66,6 +66,6 @@ async def stop_if_another_path_is_better(
     except TimeoutError:
         if not limit.expired():
             raise
-        raise BetterPathError(dialed[-1]) from None
+        raise BetterPathAvailableError(dialed[-1]) from None
     finally:
         timer.cancel()

@@ -37,7 +37,7 @@ cancel request, and a server normally closes the connection immediately."""
 
 
 class Forward:
-    """Forwards the connections of one backend's clients; implements `gateway.contracts.component.Component`.
+    """Forwards the connections of one backend's clients; implements `SupervisedComponent`.
 
     Args:
         name: The backend's name.

@@ -10,7 +10,11 @@ from gateway.contracts.relay import Relay
 from gateway.contracts.tracing import DIAL, HOLD
 from gateway.errors import DialError, FailureReason, LinkLostError, TargetPathError
 from gateway.forwarding.backend_route import BackendRoute
-from gateway.forwarding.better_path_watch import RECHECK_INTERVAL, BetterPathError, stop_if_another_path_is_better
+from gateway.forwarding.better_path_watch import (
+    RECHECK_INTERVAL,
+    BetterPathAvailableError,
+    stop_if_another_path_is_better,
+)
 from gateway.forwarding.cancel_request_sender import join_cancel_request
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.query_cancel_router import QueryCancelRouter
@@ -148,7 +152,7 @@ class RetryingDialer:
                 if stopped is not None:
                     paths = sorted(paths, key=lambda each: each == stopped)
                 return await self._dial(client, dialer, paths, latency, deadline)
-            except BetterPathError as error:
+            except BetterPathAvailableError as error:
                 stopped = error.target_path
                 continue
             except DialError as error:
@@ -186,7 +190,7 @@ class RetryingDialer:
                         joined = await self._join_path(client, dialer, target_path, latency, within)
                 else:
                     joined = await self._join_path(client, dialer, target_path, latency, min(within, _NEXT_AFTER))
-            except BetterPathError:
+            except BetterPathAvailableError:
                 dialer.route.on_failure(target_path)
                 raise
             except (DialError, LinkLostError) as error:

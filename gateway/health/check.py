@@ -36,7 +36,7 @@ _MIN_INTERVAL = 1.0
 
 
 class Check:
-    """Checks one target of one backend over one path; implements `gateway.contracts.component.Component`.
+    """Checks one target of one backend over one path; implements `SupervisedComponent`.
 
     Args:
         name: The backend's name.

@@ -15,7 +15,7 @@ from gateway.importing.import_result import (
 )
 from gateway.importing.imported_setup import ANY_ADDRESS, HOST_NAMES, ImportedClient, ImportedLocalForward
 from gateway.importing.tunnels_of_imported_clients import forward_of, join_networks, needs_backend
-from gateway.unused_name import unused_name
+from gateway.unique_name import unique_name
 
 _VOLUME_PORT = 20490
 _OPS_PORT = 9090
@@ -204,7 +204,7 @@ def _merge_check(client: ImportedClient, check: dict[str, Any], name: str, resul
 def _unique_volume(client: ImportedClient, keys: dict[str, Any], result: ImportResult) -> dict[str, Any]:
     """Return a client's `volume` keys. If another backend's volume has the same name, choose a new name."""
     taken = {each["volume"]["name"] for each in result.backends.values() if "volume" in each}
-    old, client.volume = client.volume, unused_name(client.volume, taken)
+    old, client.volume = client.volume, unique_name(client.volume, taken)
     if old != client.volume:
         result.add_note(
             f"{client.where}: another backend has a volume {old}, so this volume is named {client.volume}"

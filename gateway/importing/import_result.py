@@ -11,7 +11,7 @@ from gateway.backends import KINDS, kind_of_port
 from gateway.errors import UsageError
 from gateway.importing.imported_setup import ImportedClient, ImportedContainer, ImportedLocalForward
 from gateway.secret_redaction import hide_secrets
-from gateway.unused_name import unused_name
+from gateway.unique_name import unique_name
 
 _HOST = re.compile(r"[\w.%${}-]*[\w}]")
 """Matches a host name, an IPv4 address, or a reference to a variable."""
@@ -71,7 +71,7 @@ class ImportResult:
             if existing == keys:
                 return name
         short = short_name(host)
-        name = unused_name(short if short not in _LOCAL else str(keys["kind"]), self.tunnels)
+        name = unique_name(short if short not in _LOCAL else str(keys["kind"]), self.tunnels)
         self.tunnels[name] = keys
         return name
 
@@ -81,7 +81,7 @@ class ImportResult:
         Args:
             name: A host name, a volume name or another string from which to derive the backend's name.
         """
-        return unused_name(short_name(name) or "backend", {*self.backends, *self.reserved})
+        return unique_name(short_name(name) or "backend", {*self.backends, *self.reserved})
 
     def add_backend(self, via: str | None, target: str, listen: str) -> str:
         """Add a backend that has only a kind, a tunnel, a target and a listener. Return the backend's name.

@@ -1,4 +1,4 @@
-"""Converts the explanation of a container's access to backends to the JSON response of `/api/v1/containers/NAME`."""
+"""Builds the JSON response of `/api/v1/containers/NAME`, which explains the access of a container to backends."""
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any

@@ -33,7 +33,7 @@ _WRITE_TIMEOUT = 2.0
 
 
 class EventsFile:
-    """Saves the events of an event log to a file; implements `gateway.contracts.component.Component`.
+    """Saves the events of an event log to a file; implements `SupervisedComponent`.
 
     The file has one JSON object per line. At startup, `EventsFile` adds the events in the file to the event log, and
     skips damaged lines. The first write then replaces the file.

@@ -14,8 +14,8 @@ from itertools import groupby
 from typing import Any
 
 from gateway.contracts.config_types import HostPort
+from gateway.relay.coalesced_lookups import CoalescedLookups
 from gateway.relay.per_loop_instances import per_loop
-from gateway.relay.shared_lookups import SharedLookups
 
 _THREADS = ThreadPoolExecutor(64, thread_name_prefix="resolver")
 Addresses = list[Any]
@@ -23,9 +23,9 @@ Addresses = list[Any]
 
 
 @per_loop
-def _lookups(loop: asyncio.AbstractEventLoop) -> SharedLookups[HostPort, Addresses]:
+def _lookups(loop: asyncio.AbstractEventLoop) -> CoalescedLookups[HostPort, Addresses]:
     del loop
-    return SharedLookups(_look_up)
+    return CoalescedLookups(_look_up)
 
 
 def is_address(host: str) -> bool:

@@ -258,8 +258,8 @@ class SshConnectionPool:
             for at in (*decision.suspect, *decision.slow):
                 alive[at].fail_over_opens()
         for at in decision.close:
-            # If a connection was usable until now, close it in a later call: the native engine might have opened a
-            # channel on this connection just before the listeners were updated.
+            # Do not close a connection in the call that first finds it unusable: the native engine might have opened
+            # a channel on it just before the listeners were updated. A later call closes it.
             if alive[at] not in usable_before:
                 alive[at].start_closing()
         if decision.dial:

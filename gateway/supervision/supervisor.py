@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from gateway.backoff import RESTART, Backoff
-from gateway.contracts.component import Component
+from gateway.contracts.supervised_component import SupervisedComponent
 from gateway.task_cancellation import is_being_cancelled
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ class Supervisor:
         self._group = group
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def start(self, name: str, component: Component) -> asyncio.Event:
+    def start(self, name: str, component: SupervisedComponent) -> asyncio.Event:
         """Start a component, and restart it with backoff after each crash, until `stop` is called with its name.
 
         Args:
@@ -54,7 +54,7 @@ class Supervisor:
         while self._tasks:  # repeat, because the cleanup of a component can start another component
             await asyncio.gather(*(self.stop(name) for name in list(self._tasks)))
 
-    async def _run_component(self, name: str, component: Component, ready: asyncio.Event) -> None:
+    async def _run_component(self, name: str, component: SupervisedComponent, ready: asyncio.Event) -> None:
         backoff = Backoff(RESTART)
         loop = asyncio.get_running_loop()
         while True:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Uplink:
-    """Keeps one tunnel open; implements `gateway.contracts.component.Component`.
+    """Keeps one tunnel open; implements `SupervisedComponent`.
 
     Args:
         name: The tunnel's name in the configuration.

@@ -23,7 +23,7 @@ class AuthorizedKeysRenderer(Protocol):
 
         Args:
             tunnels: What the gateway dials through each tunnel of this kind.
-            sources: Addresses, networks and patterns from which the keys can log in; empty to permit all addresses.
+            sources: Addresses, networks and patterns from which the gateway can log in; empty to permit all.
 
         Raises:
             GatewayError: The lines cannot be rendered.

@@ -90,8 +90,8 @@ class Host:
         return DesiredState("site-a", self._options, ("media",), mount_addresses=mounted, usable=self.usable)
 
     @property
-    def revivals(self) -> StartAttempts:
-        return self._reconciler.revivals
+    def start_attempts(self) -> StartAttempts:
+        return self._reconciler.start_attempts
 
     @property
     def observed_at(self) -> float:
@@ -177,7 +177,7 @@ def test_a_container_that_the_gateway_attached_is_started_after_its_network_was_
     assert error(engine, "web").startswith("network ")
     assert host.reconcile(lambda: state(engine, "web") == "running") == 1
     assert engine.attached("web", "apps")
-    assert host.revivals.revived == {"network": 1}
+    assert host.start_attempts.revived == {"network": 1}
     assert host.reconcile_for(3) == 0
 
 
@@ -242,7 +242,7 @@ def test_a_start_that_takes_longer_than_the_timeout_of_requests_completes(tmp_pa
             return is_running()
 
         host.run(waited)
-        assert host.revivals.revived == {"network": 1}
+        assert host.start_attempts.revived == {"network": 1}
         assert engine.attached("other", "apps"), "the mount must not delay other actions"
         # The gateway stops during the mount, so the engine cancels the start. The next process starts the container.
         fail_without_network()
@@ -250,7 +250,7 @@ def test_a_start_that_takes_longer_than_the_timeout_of_requests_completes(tmp_pa
         plugin.proceed.set()
         again = Host(engine, tmp_path, timeout=2.0)
         again.run(is_running)
-        assert again.revivals.revived == {"network": 1}
+        assert again.start_attempts.revived == {"network": 1}
 
 
 def test_a_dependant_that_stops_slowly_is_restarted_once(engine: Engine, tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_a_dependant_that_stops_slowly_is_restarted_once(engine: Engine, tmp_pat
     restarted = engine.inspect("web")["State"]["StartedAt"]
     host.reconcile_for(3)
     assert engine.inspect("web")["State"]["StartedAt"] == restarted
-    assert host.revivals.revived == {"namespace": 1}
+    assert host.start_attempts.revived == {"namespace": 1}
 
 
 def test_dependants_are_restarted_after_the_engine_was_restarted_while_the_gateway_ran(
@@ -290,9 +290,9 @@ def test_dependants_are_restarted_after_the_engine_was_restarted_while_the_gatew
         wait(lambda: engine.attached("owner", "apps"))
         engine.shut_down()
         time.sleep(1)
-        if web not in host.revivals.signals:
+        if web not in host.start_attempts.signals:
             # On a busy machine, the engine can stop before the gateway has read the event about the signal.
-            host.revivals.record_signal(web, signal.SIGTERM, time.time())
+            host.start_attempts.record_signal(web, signal.SIGTERM, time.time())
         socket.unlink()
         engine.start()
         engine.docker("start", "owner")
@@ -302,7 +302,7 @@ def test_dependants_are_restarted_after_the_engine_was_restarted_while_the_gatew
         wait(lambda: host.observed_at > connected_at)
         assert engine.inspect("web")["State"]["StartedAt"] == started
         engine.docker("restart", "owner")
-        wait(lambda: host.revivals.revived == {"namespace": 1})
+        wait(lambda: host.start_attempts.revived == {"namespace": 1})
         return True
 
     host.run(restart_engine_and_owner, 150)

@@ -9,7 +9,7 @@ from gateway.audit.storage_behind_mount import SECRETS, StorageBehindMount, Stor
 from gateway.nfs.mount_options_set_by_gateway import REPLACED
 from gateway.octal_escapes import escaped
 from gateway.text_sanitizer import one_line
-from gateway.unused_name import unused_name
+from gateway.unique_name import unique_name
 
 _SMB_VERSION = "3"
 """With this value of the mount option `vers`, client and server use the latest SMB version that both support, but no
@@ -30,7 +30,7 @@ def safe_volume(
     """
     volume = snapshot.volumes.get(mount.volume)
     used = {*snapshot.volumes, mount.volume}
-    name = unused_name(mount.volume, used) if mount.volume else volume_for(snapshot, container, mount.path)
+    name = unique_name(mount.volume, used) if mount.volume else volume_for(snapshot, container, mount.path)
     read_only = frozenset(() if mount.writable else (mount.path,))
     options = _driver_options(volume, store)
     change = ProposedMountChanges({mount.path: name}, read_only=read_only, driver_options=options)

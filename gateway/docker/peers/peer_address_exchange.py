@@ -30,7 +30,7 @@ _SECRET_RETRY = 10.0
 
 
 class PeerAddressExchange:
-    """Exchanges container addresses with gateways on other nodes; implements `gateway.contracts.component.Component`.
+    """Exchanges container addresses with gateways on other nodes; implements `SupervisedComponent`.
 
     Args:
         options: The configuration.

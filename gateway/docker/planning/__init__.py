@@ -12,7 +12,7 @@ from gateway.docker.planning.lost_network_namespaces import later_starts, shared
 from gateway.docker.planning.networks import create_networks, remove_networks
 from gateway.docker.planning.per_project_networks import expand_projects
 from gateway.docker.planning.plan_builder import PlanBuilder
-from gateway.docker.planning.revivals import revive
+from gateway.docker.planning.restart_of_unavailable_containers import revive
 from gateway.docker.planning.swarm_service_updates import update_services
 from gateway.docker.planning.volumes import create_body, mount_problems, volume_status
 from gateway.docker.snapshot import EngineSnapshot

@@ -31,7 +31,7 @@ async def test_a_changed_configuration_keeps_the_attempts_to_start_containers(tm
         manager.apply(config(tmp_path, "true"), runtime)
         first = manager.reconciler
         assert first is not None
-        first.revivals.record_signal("id-web", 15, 100.0)
+        first.start_attempts.record_signal("id-web", 15, 100.0)
         manager.apply(config(tmp_path, "false"), runtime)
         second = manager.reconciler
     assert second is not None

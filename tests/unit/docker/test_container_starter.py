@@ -123,7 +123,7 @@ async def test_a_slow_start_delays_no_other_action_and_is_requested_once(
         assert OwnershipRecord(tmp_path).starts == {web.id: ContainerRevival(StartFailureCause.VOLUME, "media")}
         engine.proceed.set()
         await reconcile(made, engine)
-    assert (web.state, made.plan.unavailable, made.revivals.revived) == ("running", (), {"volume": 1})
+    assert (web.state, made.plan.unavailable, made.start_attempts.revived) == ("running", (), {"volume": 1})
     assert OwnershipRecord(tmp_path).starts == {}
 
 
@@ -191,12 +191,12 @@ async def test_a_start_that_was_canceled_is_counted_and_repeated_by_the_next_pro
     await reconcile(made, engine)
     await made._executor.starter.cancel()
     assert engine.errors[web.id] == "context canceled"
-    assert made.revivals.not_before(web.id) > 0
-    assert made.revivals.revived == {}
+    assert made.start_attempts.not_before(web.id) > 0
+    assert made.start_attempts.revived == {}
     engine.proceed.set()
     again = reconciler(tmp_path)
     await reconcile(again, engine)
-    assert (web.state, again.revivals.revived) == ("running", {"volume": 1})
+    assert (web.state, again.start_attempts.revived) == ("running", {"volume": 1})
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ async def test_a_start_whose_answer_was_lost_is_repeated(
     async with asyncio.timeout(30):
         while web.state != "running":
             await reconcile(made, engine)
-    assert (engine.requested, made.revivals.revived) == (["web", "web"], {"volume": 1})
+    assert (engine.requested, made.start_attempts.revived) == (["web", "web"], {"volume": 1})
 
 
 async def test_a_container_that_changed_while_its_start_was_queued_is_not_started(

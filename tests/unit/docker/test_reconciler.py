@@ -161,15 +161,15 @@ async def test_a_signal_by_another_client_counts_until_the_next_start(tmp_path: 
     made._executor.starter.requested.clear()
     happened.append(hang_up)
     await made._events.watch(engine, 0.0)
-    assert made.revivals.permits(restart, 1000.0), "programs continue after this signal"
+    assert made.start_attempts.permits(restart, 1000.0), "programs continue after this signal"
 
     happened.append(kill)
     await made._events.watch(engine, 0.0)
     assert made.desired().signals == {ID: {1: AT, 15: AT}}
-    assert not made.revivals.permits(restart, 1000.0), "the restart was planned before the signal"
-    assert made.revivals.permits(later, 1000.0), "the event of a later start was lost"
+    assert not made.start_attempts.permits(restart, 1000.0), "the restart was planned before the signal"
+    assert made.start_attempts.permits(later, 1000.0), "the event of a later start was lost"
 
     happened.append(start)
     await made._events.watch(engine, 0.0)
     assert made.desired().signals == {}
-    assert made.revivals.permits(restart, 1000.0)
+    assert made.start_attempts.permits(restart, 1000.0)

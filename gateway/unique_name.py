@@ -3,7 +3,7 @@
 from collections.abc import Container
 
 
-def unused_name(name: str, taken: Container[str]) -> str:
+def unique_name(name: str, taken: Container[str]) -> str:
     """Return a name that is not in `taken`: `name` itself, or `name` with a number appended."""
     number, candidate = 2, name
     while candidate in taken:

@@ -8,7 +8,7 @@ _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
 
 
-class SharedLookups(Generic[_K, _V]):
+class CoalescedLookups(Generic[_K, _V]):
     """The unfinished lookups of one event loop. At most one lookup runs for each key.
 
     Args:

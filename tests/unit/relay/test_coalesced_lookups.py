@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.relay.shared_lookups import SharedLookups
+from gateway.relay.coalesced_lookups import CoalescedLookups
 
 
 async def test_concurrent_callers_share_one_lookup() -> None:
@@ -17,7 +17,7 @@ async def test_concurrent_callers_share_one_lookup() -> None:
         await release.wait()
         return key.upper()
 
-    lookups = SharedLookups(look_up)
+    lookups = CoalescedLookups(look_up)
     first, second, third = (asyncio.create_task(lookups.result(key)) for key in ("a", "a", "b"))
     while len(started) < 2:
         await asyncio.sleep(0)
@@ -40,7 +40,7 @@ async def test_a_failed_lookup_is_repeated_and_logs_nothing_if_all_callers_are_c
         if error := results.pop(0):
             raise error
 
-    lookups = SharedLookups(look_up)
+    lookups = CoalescedLookups(look_up)
     caller = asyncio.create_task(lookups.result("a"))
     await asyncio.sleep(0)
     caller.cancel()

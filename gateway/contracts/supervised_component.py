@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 
-class Component(Protocol):
+class SupervisedComponent(Protocol):
     """Defines the interface of components. If a component fails, the supervisor restarts it."""
 
     async def run(self, ready: Callable[[], None]) -> None:

@@ -295,37 +295,39 @@ def test_a_restart_after_the_clock_was_set_back_is_later_than_starts_before() ->
 
 
 def test_a_container_is_restarted_once_for_each_restart_of_the_other_container() -> None:
-    revivals = StartAttempts()
+    start_attempts = StartAttempts()
     for at in (200.0, 300.0):
         containers = gateway(at=at), joining(at=100.0)
-        restart = only_start(planned(*containers, own=OWNER_ID, wanted=desired(restarted=revivals.restarted)))
-        revivals.attempted(restart, 1000.0, started=False)
-        wanted = desired(restarted=revivals.restarted)
+        restart = only_start(planned(*containers, own=OWNER_ID, wanted=desired(restarted=start_attempts.restarted)))
+        start_attempts.attempted(restart, 1000.0, started=False)
+        wanted = desired(restarted=start_attempts.restarted)
         assert starts(planned(*containers, own=OWNER_ID, wanted=wanted)), "a failed restart is repeated"
-        revivals.attempted(restart, 1000.0, started=True)
-        assert planned(*containers, own=OWNER_ID, wanted=desired(restarted=revivals.restarted)).unavailable == ()
-    revivals.retain(())
-    assert revivals.restarted == frozenset()
+        start_attempts.attempted(restart, 1000.0, started=True)
+        assert (
+            planned(*containers, own=OWNER_ID, wanted=desired(restarted=start_attempts.restarted)).unavailable == ()
+        )
+    start_attempts.retain(())
+    assert start_attempts.restarted == frozenset()
 
 
 def test_successful_restarts_are_not_failures() -> None:
-    revivals, now = StartAttempts(), 1000.0
+    start_attempts, now = StartAttempts(), 1000.0
     for number in range(2 * LIMIT):
         made = planned(
             gateway(at=now + number), joining(), own=OWNER_ID,
-            wanted=desired(restarted=revivals.restarted, given_up=revivals.given_up),
+            wanted=desired(restarted=start_attempts.restarted, given_up=start_attempts.given_up),
         )  # fmt: skip
-        revivals.attempted(only_start(made), now + number, started=True)
-        assert revivals.not_before("id-web") <= now + number + 1.0
-    assert revivals.given_up == frozenset()
+        start_attempts.attempted(only_start(made), now + number, started=True)
+        assert start_attempts.not_before("id-web") <= now + number + 1.0
+    assert start_attempts.given_up == frozenset()
 
 
 def test_the_count_restarts_when_the_other_container_restarts() -> None:
-    revivals, stopped = StartAttempts(), joining(STOPPED_OWNER, "exited")
+    start_attempts, stopped = StartAttempts(), joining(STOPPED_OWNER, "exited")
     start = only_start(planned(gateway(at=100.0), stopped, own=OWNER_ID))
     for _ in range(LIMIT):
-        revivals.attempted(start, 1000.0)
-    wanted = desired(given_up=revivals.given_up)
+        start_attempts.attempted(start, 1000.0)
+    wanted = desired(given_up=start_attempts.given_up)
     assert only_unavailable(planned(gateway(at=100.0), stopped, own=OWNER_ID, wanted=wanted)).state == "given_up"
     assert starts(planned(gateway(at=200.0), stopped, own=OWNER_ID, wanted=wanted)) == [(ActionKind.START, "web")]
 
@@ -381,12 +383,12 @@ def test_a_stop_after_the_clock_was_set_back_is_later_than_starts_before() -> No
     web, signals = joining(at=3705.0), {"id-web": {15: 305.0}}
     made = planned(gateway(at=308.0), web, own=OWNER_ID, engine_time=310.0, wanted=desired(signals=signals))
     assert (starts(made), only_unavailable(made).state) == ([], RevivalStatus.OFF)
-    revivals, now = StartAttempts(), 1000.0
-    revivals.observed((), now, 300.0)
+    start_attempts, now = StartAttempts(), 1000.0
+    start_attempts.observed((), now, 300.0)
     restart = only_start(planned(gateway(at=300.0), web, own=OWNER_ID, engine_time=300.0))
-    assert revivals.permits(restart, now)
-    revivals.record_signal("id-web", 15, 305.0)
-    assert not revivals.permits(restart, now + 10)
+    assert start_attempts.permits(restart, now)
+    start_attempts.record_signal("id-web", 15, 305.0)
+    assert not start_attempts.permits(restart, now + 10)
 
 
 def test_dependants_that_started_later_are_not_restarted() -> None:
@@ -522,38 +524,38 @@ def test_a_container_on_an_overlay_is_started_once_the_engine_is_connected_to_it
 
 
 def test_attempts_back_off_and_end_at_a_limit() -> None:
-    revivals, now, pauses = StartAttempts(), 1000.0, []
+    start_attempts, now, pauses = StartAttempts(), 1000.0, []
     one = UnavailableContainer("web", "id-web", StartFailureCause.VOLUME, "", RevivalStatus.STARTING)
-    while ("id-web", 0.0) not in revivals.given_up:
-        revivals.observed([one], now)
-        revivals.attempted(START, now, started=False)
-        pauses.append(revivals.not_before("id-web") - now)
+    while ("id-web", 0.0) not in start_attempts.given_up:
+        start_attempts.observed([one], now)
+        start_attempts.attempted(START, now, started=False)
+        pauses.append(start_attempts.not_before("id-web") - now)
         now += pauses[-1]
     assert len(pauses) == LIMIT
     assert max(pauses) <= 60 < sum(pauses)
-    revivals.observed([one], now + 10 * STABLE)
-    assert revivals.given_up == {("id-web", 0.0)}, "the container stays given up while it is dead"
-    revivals.observed([], now + 11 * STABLE)
-    assert revivals.given_up == frozenset()
-    assert revivals.revived == {}
+    start_attempts.observed([one], now + 10 * STABLE)
+    assert start_attempts.given_up == {("id-web", 0.0)}, "the container stays given up while it is dead"
+    start_attempts.observed([], now + 11 * STABLE)
+    assert start_attempts.given_up == frozenset()
+    assert start_attempts.revived == {}
 
 
 @pytest.mark.parametrize(("stop_timeout", "expected"), [(90.0, 120.0), (-1.0, 630.0)])
 def test_a_restart_without_an_answer_is_repeated_only_after_the_stop_timeout(
     stop_timeout: float, expected: float
 ) -> None:
-    revivals = StartAttempts()
+    start_attempts = StartAttempts()
     restart = replace(START, verb=ActionKind.RESTART, last_start=ContainerLastStart(stop_timeout=stop_timeout))
-    revivals.attempted(restart, 1000.0, answered=False)
-    assert revivals.not_before("id-web") == 1000.0 + expected
-    revivals.attempted(restart, 2000.0)
-    assert revivals.not_before("id-web") < 2000.0 + 60.0
+    start_attempts.attempted(restart, 1000.0, answered=False)
+    assert start_attempts.not_before("id-web") == 1000.0 + expected
+    start_attempts.attempted(restart, 2000.0)
+    assert start_attempts.not_before("id-web") < 2000.0 + 60.0
 
 
 def test_starts_are_counted_by_cause() -> None:
-    revivals = StartAttempts()
-    revivals.attempted(START, 0.0, started=True)
-    assert revivals.revived == {"network": 1}
+    start_attempts = StartAttempts()
+    start_attempts.attempted(START, 0.0, started=True)
+    assert start_attempts.revived == {"network": 1}
 
 
 def test_the_last_start_is_parsed_from_an_inspection() -> None:
