@@ -48,7 +48,7 @@ void client_unregister(struct channel *c)
 {
     if (c->mask)
         set_mask(c, 0);
-    c->stall.watched = false;
+    c->liveness.watched = false;
 }
 
 /* Connect a client to an open channel. The native engine owns the client's descriptor from now on. */

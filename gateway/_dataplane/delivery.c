@@ -146,7 +146,7 @@ static void deliver(struct channel *c)
     if (c->attached && !c->held.size && !c->client_broken && !c->ended) {
         gauge_set(&c->gauge->last_active, now);
         if (!c->is_unix)
-            stall_watch(c->engine, &c->stall);
+            liveness_watch(c->engine, &c->liveness);
         if (c->request_time)
             record_latency(c, now);
         rest = send_pieces(c, &skip, &total);
@@ -180,7 +180,7 @@ void client_flush(struct channel *c)
 
     count_offered(c, offered);
     if (!c->is_unix)
-        stall_watch(c->engine, &c->stall);
+        liveness_watch(c->engine, &c->liveness);
     sent = chunks_send(&c->held, c->fd);
     count_sent(c, offered, sent);
 

@@ -46,8 +46,11 @@ void ending_propagate(struct channel *c)
         /* Set `eof_delivered` first, so that it is already set when the client receives the end of the stream. */
         atomic_store(&c->gauge->eof_delivered, 1);
         /* If both directions have ended and the link works, `ending_finish` closes the socket below. */
-        if (!c->client_eof || c->link_lost)
+        if (!c->client_eof || c->link_lost) {
+            if (!c->is_unix)
+                liveness_watch(c->engine, &c->liveness);
             shutdown(c->fd, SHUT_WR);
+        }
     }
     if (c->link_lost) {
         ending_finish(c, CLOSE_LINK_LOST);

@@ -216,10 +216,9 @@ struct observer {
 };
 
 /* The progress of the data that a TCP socket sends. */
-struct stall {
-    uint64_t since; /* when data began to wait in the kernel's send buffer, or earlier */
+struct liveness {
+    uint64_t since; /* when the watch began, or when a scan found neither data in flight nor probes */
     bool watched;   /* whether data may wait in the kernel's send buffer; scans then check the socket */
-    bool suspended; /* whether TCP_USER_TIMEOUT of the socket is disabled */
 };
 
 /* A pipe(2) for splice(2), which holds bulk data on its way from one socket to another. */
@@ -287,11 +286,11 @@ struct engine {
     uint32_t histogram_count, bound_count;
     uint64_t bounds[MAX_BOUNDS];
     /* when each task is due, and when the timer expires; 0: not scheduled */
-    uint64_t histograms_due, stall_scan_due, slow_scan_due, report_due, timer_set;
+    uint64_t histograms_due, liveness_scan_due, slow_scan_due, report_due, timer_set;
     uint64_t growth_available;
     uint64_t growth_reserve; /* part of `growth_available` that is reserved for the channels that are already open */
-    uint32_t user_timeout; /* TCP_USER_TIMEOUT of clients, in milliseconds */
-    int stall_part;        /* the part of the descriptors that the last scan for stalls has checked */
+    uint64_t dead_after; /* how long a remote end may not acknowledge data, in nanoseconds */
+    int liveness_part;   /* the part of the descriptors that the last scan of `liveness.c` has checked */
     uint8_t padding[MAX_PADDING];
 };
 
@@ -352,7 +351,7 @@ struct channel {
     int64_t window_remaining;
     uint64_t window_size, growth, consumed, adjust_threshold, period_bytes, period_start;
     uint64_t request_time;
-    struct stall stall;
+    struct liveness liveness;
     struct chunks held; /* bytes that the client's socket has not accepted yet */
     struct observer observer;
 };
@@ -393,15 +392,17 @@ void thread_woken(struct engine *);
 void thread_report(struct engine *, int error);
 void thread_reported(struct engine *);
 
-/* latency.c: measures latencies, and sets TCP_USER_TIMEOUT and the timer. */
+/* latency.c: measures latencies, and sets the timer. */
 bool histogram_ensure(struct engine *, uint32_t index);
 void histogram_add(struct engine *, uint32_t index, uint64_t ns);
 void histogram_emit(struct engine *, uint32_t index, bool closed);
 void histogram_report(struct engine *, uint32_t index, bool later);
-void stall_watch(struct engine *, struct stall *);
-void set_user_timeout(int fd, uint32_t milliseconds);
 void timer_arm(struct engine *);
 void timer_expired(struct engine *);
+
+/* liveness.c: breaks the connections to remote ends that no longer acknowledge data. */
+void liveness_watch(struct engine *, struct liveness *);
+void liveness_scan(struct engine *, uint64_t now);
 
 /* connection.c: manages SSH connections. */
 void connection_create(struct engine *, uint64_t token, const struct connection_setup *);

@@ -43,13 +43,13 @@ class Engine:
     Args:
         bounds: Upper bounds of the buckets of all histograms, in seconds, in ascending order.
         growth_bytes: Limit, in bytes, on the growth of all receive windows together.
-        user_timeout: TCP_USER_TIMEOUT of clients, in milliseconds.
+        dead_after: Break the connection of a remote end that acknowledges no data for this time, in milliseconds.
 
     Raises:
         OSError: The process has no file descriptors left.
     """
 
-    def __new__(cls, bounds: tuple[float, ...], growth_bytes: int, user_timeout: int, /) -> Self: ...
+    def __new__(cls, bounds: tuple[float, ...], growth_bytes: int, dead_after: int, /) -> Self: ...
     def start(self) -> None:
         """Start the thread.
 

@@ -1,9 +1,4 @@
-/* Measures response latencies, and sets the timer of the native engine. Disables TCP_USER_TIMEOUT of a socket while
- * the remote end reads no data. */
-#include <errno.h>
-#include <linux/tcp.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
+/* Measures response latencies, and sets the timer of the native engine. */
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -11,17 +6,6 @@
 #include "pair.h"
 
 #define HISTOGRAM_DELAY (SECOND / 10)
-/* The times of a scan for stalls, in nanoseconds. With a TCP_USER_TIMEOUT of 60 s: 1 s, 20 s and 5 s. */
-#define STALL_SCAN_INTERVAL(e) ((e)->user_timeout * (SECOND / 1000) / 60)
-#define STALLED_AFTER(e) ((e)->user_timeout * (SECOND / 1000) / 3)
-/* Acknowledgments within this time after data began to wait are ignored, because they can acknowledge data instead of
- * window probes. */
-#define ACK_MARGIN(e) ((e)->user_timeout * (SECOND / 1000) / 12)
-/* Each scan checks one part of the descriptors, so that a scan of many sockets takes little time. */
-#define STALL_SCAN_PARTS 10
-/* If the remote end has not acknowledged this number of successive window probes, it does not acknowledge probes. A
- * single probe can be lost. */
-#define MAX_UNANSWERED_PROBES 2
 
 bool histogram_ensure(struct engine *e, uint32_t index)
 {
@@ -78,93 +62,14 @@ void histogram_report(struct engine *e, uint32_t index, bool later)
         histogram_emit(e, index, false);
 }
 
-void set_user_timeout(int fd, uint32_t milliseconds)
-{
-    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &milliseconds, sizeof milliseconds);
-}
-
-static void schedule_stall_scan(struct engine *e, uint64_t now)
-{
-    if (!e->stall_scan_due)
-        e->stall_scan_due = now + STALL_SCAN_INTERVAL(e);
-}
-
-static void restore_user_timeout(struct engine *e, struct stall *s, int fd)
-{
-    if (s->suspended)
-        set_user_timeout(fd, e->user_timeout);
-    s->suspended = false;
-}
-
-/* Check a TCP socket in the next scans, because data was written to it. Clear `watched` before closing the socket. */
-void stall_watch(struct engine *e, struct stall *s)
-{
-    if (s->watched)
-        return;
-    s->watched = true;
-    s->since = clock_ns();
-    schedule_stall_scan(e, s->since);
-}
-
-/* Disable TCP_USER_TIMEOUT while data waits, no data is in flight, and the remote end acknowledges window probes.
- *
- * With TCP_USER_TIMEOUT, the kernel closes a connection if the receive window of the remote end is smaller than the next
- * segment for longer than the timeout. RFC 9293, section 3.8.6.1, requires the sender to keep such a connection open.
- *
- * Do not restore the timeout when the remote end reads a part of the data: in many cases, the kernel still measures the
- * time since the first probe, and would close the connection immediately.
- */
-static void check_stalled(struct engine *e, struct stall *s, int fd, uint64_t now)
-{
-    struct tcp_info info = {0};
-    socklen_t size = sizeof info;
-    uint64_t since_acknowledgment, waiting = now - s->since;
-
-    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
-        return;
-    since_acknowledgment = info.tcpi_last_ack_recv * (SECOND / 1000);
-    if (!info.tcpi_notsent_bytes) {
-        restore_user_timeout(e, s, fd);
-        s->watched = false;
-    } else if (since_acknowledgment > e->user_timeout * (SECOND / 1000) &&
-               (info.tcpi_unacked || info.tcpi_probes >= MAX_UNANSWERED_PROBES)) {
-        restore_user_timeout(e, s, fd);
-    } else if (!s->suspended && !info.tcpi_unacked && waiting >= STALLED_AFTER(e) &&
-               since_acknowledgment + ACK_MARGIN(e) < waiting) {
-        s->suspended = true;
-        set_user_timeout(fd, 0);
-    }
-}
-
-static void scan_socket(struct engine *e, struct stall *s, int fd, uint64_t now)
-{
-    if (!s->watched)
-        return;
-    schedule_stall_scan(e, now);
-    if (fd % STALL_SCAN_PARTS == e->stall_part)
-        check_stalled(e, s, fd, now);
-}
-
-static void scan_stalled(struct engine *e, uint64_t now)
-{
-    e->stall_scan_due = 0;
-    e->stall_part = (e->stall_part + 1) % STALL_SCAN_PARTS;
-    for (struct channel *c = e->channels; c; c = c->next)
-        scan_socket(e, &c->stall, c->fd, now);
-    for (struct pair *p = e->pairs; p; p = p->next) {
-        scan_socket(e, &p->client.stall, p->client.fd, now);
-        scan_socket(e, &p->backend.stall, p->backend.fd, now);
-    }
-}
-
 /* Set the timer to the earliest scheduled time. */
 void timer_arm(struct engine *e)
 {
     uint64_t due = e->histograms_due;
     struct itimerspec when = {0};
 
-    if (e->stall_scan_due && (!due || e->stall_scan_due < due))
-        due = e->stall_scan_due;
+    if (e->liveness_scan_due && (!due || e->liveness_scan_due < due))
+        due = e->liveness_scan_due;
     if (e->slow_scan_due && (!due || e->slow_scan_due < due))
         due = e->slow_scan_due;
     if (e->report_due && (!due || e->report_due < due))
@@ -211,8 +116,8 @@ void timer_expired(struct engine *e)
         e->histograms_due = 0;
         emit_histograms(e, false);
     }
-    if (e->stall_scan_due && now >= e->stall_scan_due)
-        scan_stalled(e, now);
+    if (e->liveness_scan_due && now >= e->liveness_scan_due)
+        liveness_scan(e, now);
     if (e->slow_scan_due && now >= e->slow_scan_due)
         pending_stop_slow(e, now);
 }

@@ -19,7 +19,7 @@ static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
 {
     PyObject *bounds, *self;
     unsigned long long growth;
-    unsigned int user_timeout;
+    unsigned int dead_after;
     uint64_t ns[MAX_BOUNDS];
     struct engine *e;
     Py_ssize_t count;
@@ -28,7 +28,7 @@ static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         PyErr_SetString(PyExc_TypeError, "Engine takes no keyword arguments");
         return NULL;
     }
-    if (!PyArg_ParseTuple(args, "O!KI", &PyTuple_Type, &bounds, &growth, &user_timeout))
+    if (!PyArg_ParseTuple(args, "O!KI", &PyTuple_Type, &bounds, &growth, &dead_after))
         return NULL;
     count = PyTuple_Size(bounds);
     if (count < 1 || count > (Py_ssize_t)MAX_BOUNDS) {
@@ -52,7 +52,7 @@ static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     }
     e->growth_available = growth;
     e->growth_reserve = growth / 2;
-    e->user_timeout = user_timeout;
+    e->dead_after = dead_after * (SECOND / 1000);
     if (!engine_init(e, ns, (uint32_t)count)) {
         PyErr_SetFromErrno(PyExc_OSError);
         engine_clear(e);

@@ -62,7 +62,7 @@ static int close_side(struct side *s, bool reset)
 
     if (s->mask)
         set_mask(s, 0);
-    s->stall.watched = false;
+    s->liveness.watched = false;
     if (reset || (s->discarding && s->other->discarding)) /* `discarding` on both sides: writes to both sockets fail */
         reset_fd(s->fd, s->is_unix);
     else if (s->discarding)

@@ -29,7 +29,7 @@ struct side {
     int bulk_reads;  /* number of consecutive bulk reads (side.c); set to -NO_PIPE_FOR if no pipe can be used */
     uint64_t read;   /* number of bytes read, including dropped bytes */
     uint64_t fin_baseline;
-    struct stall stall;
+    struct liveness liveness;
     struct chunks held; /* bytes that were read, and that the other socket has not accepted yet */
     struct pipe pipe;
 };

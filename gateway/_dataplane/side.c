@@ -48,16 +48,16 @@ static void stop_writing_to(struct side *s, int error)
         s->pair->reason = CLOSE_CLIENT_RESET;
 }
 
-static void watch_stall(struct side *s)
+static void watch_liveness(struct side *s)
 {
     if (!s->is_unix)
-        stall_watch(s->pair->engine, &s->stall);
+        liveness_watch(s->pair->engine, &s->liveness);
 }
 
 /* Write as many of the waiting bytes as the other socket accepts. */
 static void drain(struct side *s)
 {
-    watch_stall(s->other);
+    watch_liveness(s->other);
     if (s->held.size && chunks_send(&s->held, s->other->fd) < 0) {
         stop_writing_to(s->other, errno);
         return;
@@ -92,8 +92,10 @@ static void on_eof(struct side *s)
     s->shut = true;
     /* If both directions have ended, `pair_update` closes the other socket, so shutdown(2) is not necessary. But if
      * `other->discarding`, Python closes the other socket only later, so shutdown(2) is necessary. */
-    if (!(s->other->eof && s->other->shut) || s->other->discarding)
+    if (!(s->other->eof && s->other->shut) || s->other->discarding) {
+        watch_liveness(s->other);
         shutdown(s->other->fd, SHUT_WR); /* if shutdown(2) fails, the next call on the socket reports the failure */
+    }
 }
 
 static void count_read(struct side *s, uint64_t count, uint64_t now)
@@ -131,7 +133,7 @@ static void pass_on(struct side *s, const uint8_t *data, size_t size)
 {
     ssize_t sent;
 
-    watch_stall(s->other);
+    watch_liveness(s->other);
     do
         sent = send(s->other->fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
     while (sent < 0 && errno == EINTR);

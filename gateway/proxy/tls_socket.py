@@ -9,10 +9,10 @@ import contextlib
 import socket
 import ssl
 
+from gateway.relay.dead_peer_detector import dead_peer_detector
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.send_buffer import SendBuffer
 from gateway.relay.sockets import cap_retransmit_interval, has_failed, limit_unsent, reset
-from gateway.relay.tcp_user_timeout_suspender import user_timeout_suspender
 
 _CHUNK = 128 * 1024
 _BACKLOG = 64 * 1024
@@ -30,7 +30,7 @@ class TlsSocket:
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str) -> None:
         self._sock = sock
-        user_timeout_suspender().watch(sock)
+        dead_peer_detector().watch(sock)
         self._loop = asyncio.get_running_loop()
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
@@ -126,13 +126,13 @@ class TlsSocket:
     def close(self) -> None:
         """Close the socket. The kernel still delivers all sent data."""
         self._stop_sending()
-        user_timeout_suspender().unwatch(self._sock)
+        dead_peer_detector().unwatch(self._sock)
         lingering_closer().close_later(self._sock, reset_after=False)
 
     def abort(self) -> None:
         """Reset the connection."""
         self._stop_sending()
-        user_timeout_suspender().unwatch(self._sock)
+        dead_peer_detector().unwatch(self._sock)
         reset(self._sock)
 
     async def _do_handshake(self) -> None:

@@ -2,9 +2,9 @@
 
 import socket
 
+from gateway.relay.dead_peer_detector import DeadPeerDetector, dead_peer_detector
 from gateway.relay.event_loop import EventHandler
 from gateway.relay.fd_poller import EDGE, ERROR, HANGUP, poller
-from gateway.relay.tcp_user_timeout_suspender import TcpUserTimeoutSuspender, user_timeout_suspender
 
 
 class FdRegistration:
@@ -18,15 +18,15 @@ class FdRegistration:
         mask: The initial event mask.
     """
 
-    __slots__ = ("_fd", "_handler", "_peer_timeouts", "_poller", "_registered", "_sock", "mask")
+    __slots__ = ("_detector", "_fd", "_handler", "_poller", "_registered", "_sock", "mask")
 
     def __init__(self, sock: socket.socket, handler: EventHandler, mask: int) -> None:
         self._fd = fd = sock.fileno()
         self._sock = sock
-        self._peer_timeouts: TcpUserTimeoutSuspender | None = None
+        self._detector: DeadPeerDetector | None = None
         if sock.family != socket.AF_UNIX:
-            self._peer_timeouts = user_timeout_suspender()
-            self._peer_timeouts.watch(sock)
+            self._detector = dead_peer_detector()
+            self._detector.watch(sock)
         self._handler = handler
         self._poller = poller()
         self._poller.add(fd, handler, mask)
@@ -44,7 +44,7 @@ class FdRegistration:
             shut: Whether the write side of the socket has been shut down. If so, epoll reports the peer's normal
                 end-of-file as a hang-up, and `is_failure` distinguishes this hang-up from a failure.
         """
-        if mask == 0 and self._peer_timeouts is not None:
+        if mask == 0 and self._detector is not None:
             mask = HANGUP | EDGE if shut else HANGUP  # without EDGE, epoll reports the end-of-file repeatedly
         if mask == self.mask:
             return
@@ -68,8 +68,8 @@ class FdRegistration:
 
     def close(self) -> None:
         """Remove the registration. Call this before closing the socket."""
-        if self._peer_timeouts is not None:
-            self._peer_timeouts.unwatch(self._sock)
+        if self._detector is not None:
+            self._detector.unwatch(self._sock)
         if self._registered:
             self._poller.remove(self._fd)
             self._registered = False

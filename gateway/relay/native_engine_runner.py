@@ -10,11 +10,11 @@ from typing import Protocol
 from gateway._dataplane import settings
 from gateway._dataplane.engine import RECORD_HISTOGRAM, Engine
 from gateway.metric_types import LATENCY_BUCKETS
+from gateway.relay.dead_peer_detector import DEAD_AFTER
 from gateway.relay.event_loop import RelayEventLoop
 from gateway.relay.fd_poller import READ, poller
 from gateway.relay.native_engine_histograms import NativeEngineHistograms
 from gateway.relay.per_loop_instances import per_loop
-from gateway.relay.sockets import USER_TIMEOUT_MS
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class NativeEngineRunner:
             loop.on_close.append(self.close)
 
     def _start(self) -> None:
-        self.engine = Engine(LATENCY_BUCKETS, self._growth_bytes, USER_TIMEOUT_MS)
+        self.engine = Engine(LATENCY_BUCKETS, self._growth_bytes, int(DEAD_AFTER * 1000))
         self.histograms = NativeEngineHistograms(self.engine)
         if self._thread:
             self.engine.start()

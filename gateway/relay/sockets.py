@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import select
 import socket
@@ -10,12 +11,11 @@ from typing import Any
 
 _LINGER_NOW = struct.pack("ii", 1, 0)
 _LINGER_NOT = struct.pack("ii", 0, 0)
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_NO_ADDRESS = struct.pack("=H14x", socket.AF_UNSPEC)
 KEEPALIVE_IDLE = 30
 KEEPALIVE_INTERVAL = 10
 KEEPALIVE_COUNT = 3
-USER_TIMEOUT_MS = 60_000
-"""TCP_USER_TIMEOUT, in milliseconds: the time for which sent data can stay unacknowledged before the kernel closes
-the connection (RFC 5482)."""
 TCP_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     # Keep urgent data in the stream (RFC 6093, section 6). Otherwise, the kernel counts received bytes that the
@@ -25,7 +25,6 @@ TCP_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS),
 )
 """Options for each TCP socket to a client or target, as tuples of level, name and value."""
 
@@ -38,7 +37,7 @@ def tune(sock: socket.socket) -> None:
 
 
 def tune_tcp(sock: socket.socket) -> None:
-    """Set the options in `TCP_OPTIONS`: TCP_NODELAY, SO_OOBINLINE, keepalive and TCP_USER_TIMEOUT."""
+    """Set the options in `TCP_OPTIONS`: TCP_NODELAY, SO_OOBINLINE and keepalive."""
     for option in TCP_OPTIONS:
         sock.setsockopt(*option)
 
@@ -146,6 +145,14 @@ def was_reset(sock: socket.socket, error: OSError | None) -> bool:
     """
     code = error.errno if error is not None else sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     return code not in (0, errno.EPIPE)
+
+
+def disconnect(sock: socket.socket) -> None:
+    """Break a TCP connection. The kernel sends a reset, and the next call on `sock` fails with ECONNRESET.
+
+    Unlike `reset`, keep `sock` open, so that its owner handles the failure (connect(2), AF_UNSPEC).
+    """
+    _LIBC.connect(sock.fileno(), _NO_ADDRESS, len(_NO_ADDRESS))
 
 
 def has_failed(sock: socket.socket) -> bool:

@@ -21,7 +21,7 @@ from gateway.metric_types import Histogram
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.tls_socket import TlsSocket
-from gateway.relay import sockets, stream_bridge, tcp_user_timeout_suspender
+from gateway.relay import dead_peer_detector, stream_bridge
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.socket_relay import SocketRelay
 from gateway.ssh.options import PoolOptions
@@ -337,13 +337,9 @@ async def test_a_tls_renegotiation_by_the_far_side_loses_no_upload(
 async def test_a_far_side_that_pauses_is_not_closed(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The far side reads nothing for longer than TCP_USER_TIMEOUT, but still acknowledges window probes.
-
-    The gateway must disable TCP_USER_TIMEOUT during this time. Otherwise, the kernel closes the connection.
-    """
-    monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 1500)
-    for name, seconds in (("_SCAN_INTERVAL", 0.1), ("_PARTS", 1), ("_STALLED_AFTER", 0.6), ("_ACK_MARGIN", 0.2)):
-        monkeypatch.setattr(tcp_user_timeout_suspender, name, seconds)
+    """The far side reads nothing for longer than `DEAD_AFTER`, but still acknowledges window probes."""
+    for name, seconds in (("DEAD_AFTER", 1.5), ("_SCAN_INTERVAL", 0.025)):
+        monkeypatch.setattr(dead_peer_detector, name, seconds)
     client, inner = pair
     size = 8 << 20
 

@@ -229,7 +229,7 @@ bool python_take(void); /* returns false if the engine has failed */
 
 /* invariants.c */
 void check_engine(void); /* aborts if an invariant does not hold */
-void check_stall(const struct stall *, bool is_unix);
+void check_watched(const struct liveness *, bool is_unix);
 
 /* The kinds of steps. Each step is an action of the SSH server, a client, Python or the simulated kernel. */
 #define STEPS(X) \

@@ -86,10 +86,9 @@ static void check_window(const struct channel *c)
 }
 
 /* Check what the engine knows about the data that a TCP socket sends. */
-void check_stall(const struct stall *s, bool is_unix)
+void check_watched(const struct liveness *l, bool is_unix)
 {
-    CHECK(!s->watched || (!is_unix && engine->stall_scan_due), "a watched socket is not scanned");
-    CHECK(!s->suspended || s->watched, "a timeout is suspended forever");
+    CHECK(!l->watched || (!is_unix && engine->liveness_scan_due), "a watched socket is not scanned");
 }
 
 static void check_client(const struct channel *c)
@@ -103,7 +102,7 @@ static void check_client(const struct channel *c)
     check_mask(c->fd, c->mask, wanted);
     CHECK(c->held.size || !c->backend_eof || c->eof_delivered || c->client_broken,
           "the end of the stream is not passed on");
-    check_stall(&c->stall, c->is_unix);
+    check_watched(&c->liveness, c->is_unix);
     CHECK(c->open && c->fd >= 0, "a client without a channel");
 }
 
@@ -114,7 +113,7 @@ static void check_channel(const struct channel *c)
     CHECK(!c->connection || c->connection->table[c->number] == c, "a channel without a number");
     CHECK(!c->queued || c->connection, "a channel of no connection is queued");
     CHECK(!(c->ended && c->freed), "a channel that has ended");
-    CHECK(!c->ended || !c->stall.watched, "a closed socket is watched");
+    CHECK(!c->ended || !c->liveness.watched, "a closed socket is watched");
     CHECK((c->held.size == 0) == (c->held.first == NULL), "the number of held bytes is wrong");
     CHECK(c->connection || c->ended || c->link_lost || c->channel_closed, "a channel without a connection");
     if (c->gauge) {
@@ -138,7 +137,7 @@ void check_engine(void)
     CHECK(!e->dirty && !e->broken && !e->touched && !e->freed && !e->piece_count, "the turn has left work");
     CHECK(!e->records.size || e->records_urgent || (e->report_due && e->report_due <= fake_now + REPORT_DELAY),
           "records wait");
-    CHECK(!(e->histograms_due || e->stall_scan_due || e->slow_scan_due || e->report_due) || e->timer_set, "the timer is not set");
+    CHECK(!(e->histograms_due || e->liveness_scan_due || e->slow_scan_due || e->report_due) || e->timer_set, "the timer is not set");
     for (const struct connection *conn = e->connections; conn; conn = conn->next) {
         CHECK(!conn->next || conn->next->previous == conn, "the list of connections is inconsistent");
         check_connection(conn);

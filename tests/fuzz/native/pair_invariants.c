@@ -16,7 +16,7 @@ static void check_side(const struct side *s)
     CHECK(!s->pipe.size || file_of(s->pipe.read_end)->counter == s->pipe.size, "the pipe has other bytes");
     CHECK(!s->eof || (s->shut && !side_waits(s)), "the end of the stream is not passed on");
     CHECK(!s->discarding || (s->shut && !side_waits(s)), "bytes wait for a socket that accepts none");
-    check_stall(&s->stall, s->is_unix);
+    check_watched(&s->liveness, s->is_unix);
 }
 
 void check_pairs(void)

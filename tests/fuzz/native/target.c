@@ -53,7 +53,7 @@ static void start(const uint8_t *head)
     CHECK(engine, "no memory");
     engine->growth_available = growth_budget;
     engine->growth_reserve = growth_budget / 2;
-    engine->user_timeout = 60000;
+    engine->dead_after = 60 * SECOND;
     CHECK(engine_init(engine, bounds, sizeof bounds / sizeof *bounds), "the engine does not start");
     python_connection(cipher_of(head[0]), head[0] & 32 ? MAX_PACKET : 35000, (uint64_t)1 << head[2] % 40);
     file_of(connections[0].fd)->room = size_of(head[3]);

@@ -6,7 +6,6 @@ import random
 import socket
 import struct
 import time
-import weakref
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +15,6 @@ from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.metric_types import Histogram
 from gateway.nfs.latency_tap import RpcLatencyTap
-from gateway.relay import sockets, tcp_user_timeout_suspender
 from gateway.relay.event_loop import RelayEventLoop
 from gateway.relay.socket_relay import SocketRelay
 from gateway.relay.sockets import reset, tune
@@ -232,42 +230,6 @@ async def test_the_relay_does_not_measure_latency_if_the_tap_does(make: Maker) -
         relay.abort(CloseReason.ABORTED)
         await relay.ended
         assert (latency.count, found.count) == (0, 1)
-
-
-async def test_the_user_timeout_of_a_peer_that_no_longer_acknowledges_probes_is_restored() -> None:
-    class Stalled(socket.socket):
-        tcp_info = b""
-        user_timeout = -1
-
-        def getsockopt(self, *_: int) -> bytes:  # type: ignore[override] # the code reads only TCP_INFO
-            return self.tcp_info
-
-        def setsockopt(self, *arguments: int) -> None:  # type: ignore[override]
-            self.user_timeout = arguments[-1]
-
-    restored = sockets.USER_TIMEOUT_MS
-    with Stalled() as sock:
-        watched = tcp_user_timeout_suspender._WatchedSocket(weakref.ref(sock), 0.0)
-        for now, probes, in_flight, since_ack, expected in (
-            (10, 5, 0, 0, -1),
-            (40, 0, 1, 1_000, -1),  # data is in flight
-            (50, 0, 0, 48_000, -1),  # the acknowledgment can belong to data
-            (60, 0, 0, 1_000, 0),
-            (180, 1, 0, 121_000, 0),  # one lost probe
-            (300, 2, 0, 241_000, restored),
-            (310, 0, 0, 1_000, 0),
-            (380, 0, 1, 59_000, 0),
-            (390, 0, 1, 69_000, restored),
-        ):
-            sock.tcp_info = tcp_user_timeout_suspender._TCP_INFO.pack(probes, in_flight, since_ack, 1)
-            watched.check(sock, now)
-            assert sock.user_timeout == expected, now
-        sock.tcp_info = tcp_user_timeout_suspender._TCP_INFO.pack(0, 0, 1_000, 1)
-        watched.check(sock, 400)
-        assert sock.user_timeout == 0
-        sock.tcp_info = tcp_user_timeout_suspender._TCP_INFO.pack(0, 0, 1_000, 0)
-        watched.check(sock, 410)
-        assert (sock.user_timeout, watched.since) == (restored, 410)
 
 
 @pytest.mark.parametrize("ends", [True, False], ids=["end of stream", "open"])
