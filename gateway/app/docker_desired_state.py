@@ -50,7 +50,10 @@ def mount_addresses(config: Config) -> tuple[VolumeMountAddress, ...]:
             if not each.is_unix:
                 hosts = ["127.0.0.1", "::1"] if each.host == "localhost" else [each.host]
                 found += [
-                    VolumeMountAddress(name, host, each.port, spec.kind.default_port) for host in (*hosts, *more)
+                    VolumeMountAddress(
+                        name, host, each.port, spec.kind.default_port, is_share=spec.kind.mount.has_share_devices
+                    )
+                    for host in (*hosts, *more)
                 ]
     return tuple(found)
 

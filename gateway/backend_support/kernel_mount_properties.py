@@ -78,6 +78,11 @@ class KernelMountProperties:
         if (self.import_volume is None) is not (self.host_mount is None):
             raise ValueError("import_volume and host_mount: set both, or neither of them")
 
+    @property
+    def has_share_devices(self) -> bool:
+        """Whether the device of a mount has the form `//server/share`."""
+        return self.device.startswith("//")
+
     def mounts(self, file_system: str) -> bool:
         """Return whether a type of file system, such as `nfs4`, belongs to this kind."""
         return file_system.startswith(self.file_systems)

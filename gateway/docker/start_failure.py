@@ -58,6 +58,7 @@ class StartFailure:
         address: The server of the mount, from the mount option `addr` or the device.
         port: The server's port, from the mount option `port`; 0 if the option is not valid. None if the option is
             absent. The kernel then uses the default port of the file system.
+        is_share: Whether the device of the mount has the form `//server/share`.
         detail: The engine's message. For a volume, only the error description at its end, because the rest can
             contain passwords.
     """
@@ -68,6 +69,7 @@ class StartFailure:
     owner: str = ""
     address: str = ""
     port: int | None = None
+    is_share: bool = False
     detail: str = ""
 
 
@@ -85,7 +87,9 @@ def read_error(error: str) -> StartFailure | None:
         number = None if port is None else _port_number(port)
         address = options.get("addr") or (server[1] if server else "")
         detail = reason if _ERRNO.fullmatch(reason) else "the mount failed"
-        return StartFailure(StartFailureCause.VOLUME, address=address, port=number, detail=detail)
+        return StartFailure(
+            StartFailureCause.VOLUME, address=address, port=number, is_share=server is not None, detail=detail
+        )
     if found := _OWNER.search(error):
         return StartFailure(StartFailureCause.NAMESPACE, owner=found[1] or found[2], detail=error)
     if found := _ATTACHMENT.search(error):

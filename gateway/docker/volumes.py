@@ -47,21 +47,27 @@ class VolumeMountAddress:
         host: The backend's `volume.address`, or the IP address of the backend's listener (can be a wildcard).
         port: The port of the backend's listener.
         default_port: The port that the kernel uses if the mount options contain no port.
+        is_share: Whether the device of a mount has the form `//server/share`.
     """
 
     backend: str
     host: str
     port: int
     default_port: int
+    is_share: bool = False
 
-    def is_at(self, address: str, port: int | None, bridges: Collection[str] = ()) -> bool:
+    def is_at(self, address: str, port: int | None, bridges: Collection[str] = (), *, is_share: bool = False) -> bool:
         """Return whether a mount with the options `addr` and `port` connects to this `VolumeMountAddress`.
 
         Args:
             address: The mount option `addr`.
             port: The mount option `port`; None if it is absent.
             bridges: The addresses of the engine's host on its bridge networks.
+            is_share: Whether the device of the mount has the form `//server/share`. If there is no mount option
+                `port`, the default port depends on this form.
         """
+        if port is None and is_share is not self.is_share:
+            return False
         if (self.default_port if port is None else port) != self.port:
             return False
         found, host = _parsed(address), _parsed(self.host)

@@ -31,7 +31,10 @@ def import_vpn(container: ImportedContainer, result: ImportResult) -> bool:
         return False
     container.tunnel = result.add_tunnel(keys, container.name or str(keys["kind"]))
     container.replaced = True
-    result.add_note(f"tunnels.{container.tunnel}: the gateway needs CAP_NET_ADMIN, CAP_SYS_ADMIN and /dev/net/tun")
+    result.add_note(
+        f"tunnels.{container.tunnel}: the gateway needs CAP_NET_ADMIN and CAP_SYS_ADMIN, and, for OpenVPN or"
+        " wireguard-go, /dev/net/tun"
+    )
     return True
 
 

@@ -120,7 +120,7 @@ def _without_volume(builder: PlanBuilder, container: Container, failed: StartFai
         (
             each.backend
             for each in builder.desired.mount_addresses
-            if each.is_at(failed.address, failed.port, bridges)
+            if each.is_at(failed.address, failed.port, bridges, is_share=failed.is_share)
         ),
         None,
     )

@@ -78,7 +78,10 @@ def mount_problems(
     if not specs:
         return
     if any("rootless" in str(each) for each in info.get("SecurityOptions") or ()):
-        yield "volumes: a rootless engine cannot mount volumes of servers: mount on the host, and use a bind mount"
+        yield (
+            "volumes: a rootless engine cannot mount network file systems: mount the file system on the host, and use"
+            " a bind mount"
+        )
     if "Docker Desktop" in str(info.get("OperatingSystem", "")):
         yield "volumes: Docker Desktop mounts volumes in a virtual machine with its own 127.0.0.1: set volume.address"
     loopback = [spec.name for spec in specs if spec.address.startswith("127.") or spec.address == "::1"]

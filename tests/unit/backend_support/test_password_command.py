@@ -1,6 +1,7 @@
 """Tests of `password_command`: how the program runs, what it inherits, and how long the password is cached."""
 
 import asyncio
+import errno
 import logging
 import os
 import re
@@ -86,6 +87,20 @@ async def test_the_standard_error_of_the_program_is_logged_as_one_clean_line(
     await failure(script(tmp_path, "printf 'no \\033[31mcredentials\\nat all' >&2; exit 1"))
     (record,) = caplog.records
     assert record.__dict__["stderr"] == "no ?[31mcredentials at all"
+
+
+async def test_a_child_that_keeps_the_standard_output_open_does_not_delay_the_password(tmp_path: Path) -> None:
+    assert await run_password_command([script(tmp_path, "sleep 1000 & echo hunter2")], (), 30) == "hunter2"
+
+
+async def test_the_password_command_needs_a_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("gateway.backend_support.password_command.open_pipe", fail)
+    with pytest.raises(TargetPathError, match="token cannot be started: Too many open files") as caught:
+        await run_password_command([script(tmp_path, "echo hunter2")], (), 30)
+    assert caught.value.reason is FailureReason.RESET
 
 
 async def test_the_program_and_its_children_are_killed_at_the_deadline(tmp_path: Path) -> None:

@@ -102,9 +102,9 @@ def starts(made: Plan) -> list[tuple[ActionKind, str]]:
         (REFUSED.replace("port=20490,", ""), StartFailure(
             StartFailureCause.VOLUME, address="127.0.0.1", port=None, detail="connection refused")),
         (SHARE, StartFailure(
-            StartFailureCause.VOLUME, address="127.0.0.1", detail="operation now in progress")),
+            StartFailureCause.VOLUME, address="127.0.0.1", is_share=True, detail="operation now in progress")),
         (SHARE.replace("addr=127.0.0.1,", ""), StartFailure(
-            StartFailureCause.VOLUME, address="nas", detail="operation now in progress")),
+            StartFailureCause.VOLUME, address="nas", is_share=True, detail="operation now in progress")),
         (NETWORK, StartFailure(StartFailureCause.NETWORK, network=GONE_ID, detail=NETWORK)),
         (STOPPED_OWNER, StartFailure(StartFailureCause.NAMESPACE, owner=OWNER_ID, detail=STOPPED_OWNER)),
         (REMOVED_OWNER, StartFailure(StartFailureCause.NAMESPACE, owner=OWNER_ID, detail=REMOVED_OWNER)),
@@ -159,6 +159,15 @@ def test_a_command_without_the_service_starts_no_container_with_a_volume() -> No
 )
 def test_a_volume_of_another_server_is_ignored(mount_address: VolumeMountAddress) -> None:
     assert planned(failed(REFUSED), wanted=desired(mount_addresses=(mount_address,))).unavailable == ()
+
+
+def test_the_default_port_depends_on_the_device() -> None:
+    media = VolumeMountAddress("media", "127.0.0.1", 2049, 2049)
+    docs = VolumeMountAddress("docs", "127.0.0.1", 445, 445, is_share=True)
+    for error, right, wrong in ((SHARE, docs, media), (REFUSED.replace("port=20490,", ""), media, docs)):
+        made = planned(failed(error), wanted=desired(mount_addresses=(wrong, right)))
+        assert only_unavailable(made).backend == right.backend
+        assert planned(failed(error), wanted=desired(mount_addresses=(wrong,))).unavailable == ()
 
 
 @pytest.mark.parametrize(
