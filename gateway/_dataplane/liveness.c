@@ -15,13 +15,17 @@
 #define SCAN_INTERVAL(e) ((e)->dead_after / 60)
 /* Each scan checks one part of the descriptors, so that a scan of many sockets takes little time. */
 #define SCAN_PARTS 10
-/* If the remote end has not acknowledged this number of successive window probes, it does not acknowledge probes. A
- * single probe can be lost. */
-#define MAX_UNANSWERED_PROBES 2
-/* The time limit while the kernel counts neither retransmissions nor probes: 250 s. If the remote end discards data
+/* If the remote end has not acknowledged this number of successive window probes, it does not acknowledge probes. Two
+ * probes can be lost. */
+#define MAX_UNANSWERED_PROBES 3
+/* The time limit while the kernel counts neither retransmissions nor probes: 370 s. If the remote end discards data
  * because its window is full, the kernel retransmits the data without counting (tcp_retransmit_timer in
  * net/ipv4/tcp_timer.c). The longest interval between two retransmissions is 120 s (TCP_RTO_MAX). */
-#define UNCOUNTED_LIMIT(e) ((e)->dead_after * 25 / 6)
+#define UNCOUNTED_LIMIT(e) ((e)->dead_after * 37 / 6)
+
+/* States of a TCP connection (net/tcp_states.h). */
+#define LAST_ACK 9
+#define CLOSING 11
 
 static void schedule_scan(struct engine *e, uint64_t now)
 {
@@ -51,7 +55,7 @@ static void check_liveness(struct engine *e, struct liveness *l, int fd, uint64_
 {
     struct tcp_info info = {0};
     socklen_t size = sizeof info;
-    bool counted;
+    bool counted, fins;
     uint64_t silent;
 
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
@@ -67,7 +71,10 @@ static void check_liveness(struct engine *e, struct liveness *l, int fd, uint64_
     if (silent > now - l->since)
         silent = now - l->since;
     counted = (info.tcpi_unacked && info.tcpi_retransmits) || info.tcpi_probes >= MAX_UNANSWERED_PROBES;
-    if (silent >= (counted ? e->dead_after : UNCOUNTED_LIMIT(e)))
+    /* After both FINs, the kernel does not report that `disconnect` broke the connection. The kernel itself breaks the
+     * connection after 15 retransmissions (tcp_retries2 in tcp(7)). */
+    fins = info.tcpi_state == LAST_ACK || info.tcpi_state == CLOSING;
+    if (!fins && silent >= (counted ? e->dead_after : UNCOUNTED_LIMIT(e)))
         disconnect(fd);
 }
 

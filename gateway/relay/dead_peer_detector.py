@@ -21,17 +21,20 @@ DEAD_AFTER = 60.0
 _SCAN_INTERVAL = 1.0
 _PARTS = 10
 """Number of scans in which each socket is checked once. Thus, a scan of many sockets takes little time."""
-_MAX_UNANSWERED_PROBES = 2
-"""If the peer has not acknowledged this number of successive window probes, the peer does not acknowledge probes. A
-single probe can be lost."""
-_UNCOUNTED_FACTOR = 25 / 6
-"""Multiply `DEAD_AFTER` by this number, to 250 seconds, while the kernel counts neither retransmissions nor probes.
+_MAX_UNANSWERED_PROBES = 3
+"""If the peer has not acknowledged this number of successive window probes, the peer does not acknowledge probes. Two
+probes can be lost."""
+_UNCOUNTED_FACTOR = 37 / 6
+"""Multiply `DEAD_AFTER` by this number, to 370 seconds, while the kernel counts neither retransmissions nor probes.
 If the peer discards data because its window is full, the kernel retransmits the data without counting
 (tcp_retransmit_timer in net/ipv4/tcp_timer.c). The longest interval between two retransmissions is 120 seconds
 (TCP_RTO_MAX)."""
-_TCP_INFO = struct.Struct("=2xBB20xI28xI84xI")
-"""The fields `tcpi_retransmits`, `tcpi_probes`, `tcpi_unacked` (in segments), `tcpi_last_ack_recv` (in milliseconds)
-and `tcpi_notsent_bytes` of `struct tcp_info` (linux/tcp.h)."""
+_FIN_EXCHANGED = (9, 11)
+"""TCP_LAST_ACK and TCP_CLOSING (net/tcp_states.h). In these states, the kernel does not report that `disconnect`
+broke the connection. The kernel itself breaks the connection after 15 retransmissions (tcp_retries2 in tcp(7))."""
+_TCP_INFO = struct.Struct("=BxBB20xI28xI84xI")
+"""The fields `tcpi_state`, `tcpi_retransmits`, `tcpi_probes`, `tcpi_unacked` (in segments), `tcpi_last_ack_recv` (in
+milliseconds) and `tcpi_notsent_bytes` of `struct tcp_info` (linux/tcp.h)."""
 
 
 @dataclass
@@ -54,7 +57,7 @@ class _WatchedSocket:
             OSError: The kernel cannot return TCP_INFO.
         """
         tcp_info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-        retransmits, probes, unacknowledged, since_ack, waiting = _TCP_INFO.unpack(
+        state, retransmits, probes, unacknowledged, since_ack, waiting = _TCP_INFO.unpack(
             tcp_info.ljust(_TCP_INFO.size, b"\0")
         )
         if not (unacknowledged or (waiting and probes)):
@@ -62,7 +65,8 @@ class _WatchedSocket:
         # The last acknowledgment can be old, because the peer had nothing to acknowledge before `since`.
         silent_for = min(since_ack / 1000, now - self.since)
         is_counted = (unacknowledged and retransmits) or probes >= _MAX_UNANSWERED_PROBES
-        return bool(silent_for >= DEAD_AFTER * (1 if is_counted else _UNCOUNTED_FACTOR))
+        limit = DEAD_AFTER * (1 if is_counted else _UNCOUNTED_FACTOR)
+        return state not in _FIN_EXCHANGED and silent_for >= limit
 
 
 class DeadPeerDetector:
@@ -114,8 +118,8 @@ class DeadPeerDetector:
         if sock is None or sock.fileno() != fd:
             del self._watched[fd]
         elif watched.is_dead(sock, now):
-            del self._watched[fd]
             disconnect(sock)
+            del self._watched[fd]
 
 
 @per_loop

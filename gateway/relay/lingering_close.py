@@ -13,8 +13,8 @@ import struct
 import termios
 import time
 from dataclasses import dataclass
-from math import inf
 
+from gateway.relay.dead_peer_detector import dead_peer_detector
 from gateway.relay.event_loop import RelayEventLoop
 from gateway.relay.fd_poller import READ, poller
 from gateway.relay.per_loop_instances import per_loop
@@ -39,14 +39,12 @@ class _LingeringSocket:
         deadline: Monotonic time at which to close the socket, in seconds.
         reset_after: Whether to close the socket with a reset. True if data from the client did not reach the backend.
         reading: Whether the poller watches the socket for data from the client.
-        unacknowledged: Number of bytes that the client had not acknowledged when the deadline was last extended.
     """
 
     sock: socket.socket
     deadline: float
     reset_after: bool
     reading: bool = True
-    unacknowledged: float = inf
 
 
 class LingeringCloser:
@@ -72,8 +70,11 @@ class LingeringCloser:
         still delivers the data in the send buffer.
 
         If data from the client was lost, do not close the socket at end-of-file. Instead, close it with a reset when
-        the client has acknowledged all sent data. A reset discards the send buffer. Therefore, extend the timeout
-        while the client acknowledges data.
+        the client has acknowledged all sent data.
+
+        If the client has not acknowledged all data, do not close the socket at the timeout: a reset would discard the
+        data, and the kernel discards the data of a closed socket after a few minutes. `DeadPeerDetector` breaks the
+        connection to a dead client.
 
         Args:
             sock: A non-blocking socket that is not registered with the poller.
@@ -87,6 +88,7 @@ class LingeringCloser:
         fd = sock.fileno()
         self._sockets[fd] = _LingeringSocket(sock, time.monotonic() + LINGER_TIMEOUT, reset_after)
         poller().add(fd, lambda _: self._on_readable(fd), READ)
+        dead_peer_detector().watch(sock)
         if not self._scanning:
             self._scanning = True
             self._loop.call_later(_SCAN_INTERVAL, self._scan)
@@ -121,6 +123,7 @@ class LingeringCloser:
     def _close(self, fd: int) -> None:
         each = self._sockets.pop(fd)
         self._stop_reading(fd, each)
+        dead_peer_detector().unwatch(each.sock)
         if each.reset_after:
             reset(each.sock)
         else:
@@ -142,13 +145,9 @@ class LingeringCloser:
                 self._loop.call_later(_SCAN_INTERVAL, self._scan)
 
     def _close_or_extend(self, fd: int, each: _LingeringSocket, now: float) -> None:
-        """Close the socket, or extend its deadline.
-
-        Extend the deadline if a reset would discard data, and the client still acknowledges data.
-        """
-        left = _unacknowledged(each.sock)
-        if each.reset_after and 0 < left < each.unacknowledged and not _is_closed(each.sock):
-            each.unacknowledged, each.deadline = left, now + LINGER_TIMEOUT
+        """Close the socket. If the client has not acknowledged all data, extend the deadline instead."""
+        if _unacknowledged(each.sock) and not _is_closed(each.sock):
+            each.deadline = now + LINGER_TIMEOUT
         else:
             self._close(fd)
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import os
 import select
 import socket
 import struct
@@ -72,15 +73,23 @@ async def accept_connection(listener: socket.socket) -> tuple[socket.socket, Any
 _TCP_RTO_MAX_MS = 44
 """A socket option of Linux 6.15 and later. Python's `socket` module does not define it."""
 _RTO_MAX_MS = 2000
+_MAX_USER_TIMEOUT = 2**31 - 1
+"""The maximum of TCP_USER_TIMEOUT, in milliseconds: 24 days."""
 
 
-def cap_retransmit_interval(sock: socket.socket) -> None:
-    """Limit the retransmission timeout to two seconds, if the kernel supports TCP_RTO_MAX_MS.
+def tune_for_ssh(sock: socket.socket) -> None:
+    """Limit the retransmission timeout to two seconds, and let only the pool of SSH connections detect outages.
 
     By default, TCP doubles the timeout after each retransmission. Therefore, a connection can stay idle after an
-    outage for as long as the outage lasted.
+    outage for as long as the outage lasted. With the limit, the kernel would close the connection after about 27
+    seconds, when it has sent 15 retransmissions (tcp_retries2 in tcp(7)). TCP_USER_TIMEOUT replaces this condition.
+
+    Args:
+        sock: The socket to the SSH server or to the proxy. If it is not a TCP socket, it is left unchanged.
     """
-    with contextlib.suppress(OSError):  # the kernel does not support this option, or `sock` is not a TCP socket
+    with contextlib.suppress(OSError):  # `sock` is not a TCP socket
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _MAX_USER_TIMEOUT)
+    with contextlib.suppress(OSError):  # Linux before 6.15 does not support this option
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, _RTO_MAX_MS)
 
 
@@ -151,8 +160,13 @@ def disconnect(sock: socket.socket) -> None:
     """Break a TCP connection. The kernel sends a reset, and the next call on `sock` fails with ECONNRESET.
 
     Unlike `reset`, keep `sock` open, so that its owner handles the failure (connect(2), AF_UNSPEC).
+
+    Raises:
+        OSError: The kernel cannot break the connection.
     """
-    _LIBC.connect(sock.fileno(), _NO_ADDRESS, len(_NO_ADDRESS))
+    if _LIBC.connect(sock.fileno(), _NO_ADDRESS, len(_NO_ADDRESS)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def has_failed(sock: socket.socket) -> bool:

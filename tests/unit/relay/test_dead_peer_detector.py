@@ -15,7 +15,7 @@ class Peer(socket.socket):
         return self.tcp_info
 
 
-def verdicts(*states: tuple[float, int, int, int, float, int]) -> list[bool]:
+def verdicts(*states: tuple[float, int, int, int, float, int], state: int = 1) -> list[bool]:
     """Return whether the peer is dead after each state.
 
     A state consists of the time, the retransmissions, the unacknowledged probes, the segments in flight, the seconds
@@ -24,7 +24,7 @@ def verdicts(*states: tuple[float, int, int, int, float, int]) -> list[bool]:
     with Peer() as sock:
         watched, found = _WatchedSocket(weakref.ref(sock), 0.0), []
         for now, retransmits, probes, in_flight, since_ack, waiting in states:
-            sock.tcp_info = _TCP_INFO.pack(retransmits, probes, in_flight, int(since_ack * 1000), waiting)
+            sock.tcp_info = _TCP_INFO.pack(state, retransmits, probes, in_flight, int(since_ack * 1000), waiting)
             found.append(watched.is_dead(sock, now))
         return found
 
@@ -40,13 +40,13 @@ def test_a_peer_that_acknowledges_probes_is_alive_for_any_time() -> None:
     assert verdicts(*((10.0 * at, 0, at % 2, 0, (10 * at) % 120, 9) for at in range(100))) == [False] * 100
 
 
-def test_one_lost_probe_does_not_mean_that_the_peer_is_dead() -> None:
-    states = ((110, 0, 0, 0, 110, 9), (120, 0, 1, 0, 120, 9), (230, 0, 1, 0, 230, 9), (240, 0, 2, 0, 240, 9))
+def test_two_lost_probes_do_not_mean_that_the_peer_is_dead() -> None:
+    states = ((110, 0, 0, 0, 110, 9), (120, 0, 1, 0, 120, 9), (240, 0, 2, 0, 240, 9), (360, 0, 3, 0, 360, 9))
     assert verdicts(*states) == [False, False, False, True]
 
 
 def test_a_peer_that_discards_data_because_its_window_is_full_is_alive_if_it_acknowledges_retransmissions() -> None:
-    states = ((10, 0, 0, 6, 9, 9), (130, 0, 0, 6, 120, 9), (250, 0, 0, 6, 240, 9), (270, 0, 0, 6, 260, 9))
+    states = ((10, 0, 0, 6, 9, 9), (130, 0, 0, 6, 120, 9), (250, 0, 0, 6, 240, 9), (390, 0, 0, 6, 380, 9))
     assert verdicts(*states) == [False, False, False, True]
 
 
@@ -54,7 +54,12 @@ def test_the_last_acknowledgment_does_not_count_if_nothing_was_sent_since_then()
     idle = (3600, 0, 0, 0, 3600, 0)
     states = (idle, (3610, 1, 0, 1, 3610, 0), (3650, 8, 0, 1, 3650, 0), (3660, 9, 0, 1, 3660, 0))
     assert verdicts(*states) == [False, False, False, True]
-    assert verdicts(idle, (3610, 0, 2, 0, 3610, 9)) == [False, False]
+    assert verdicts(idle, (3610, 0, 3, 0, 3610, 9)) == [False, False]
+
+
+def test_the_kernel_breaks_a_connection_after_both_fins() -> None:
+    for state in (9, 11):
+        assert verdicts((10, 0, 0, 0, 0, 0), (100, 9, 0, 1, 90, 0), state=state) == [False, False]
 
 
 def test_keepalive_probes_are_left_to_the_kernel() -> None:

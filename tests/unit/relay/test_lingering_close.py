@@ -81,13 +81,18 @@ async def test_a_client_that_closes_normally_sees_end_of_file() -> None:
         assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
 
-async def test_a_client_that_never_closes_is_left_to_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reset_after", [False, True])
+async def test_a_client_that_never_closes_is_closed_when_it_has_received_everything(
+    monkeypatch: pytest.MonkeyPatch, reset_after: bool
+) -> None:
     monkeypatch.setattr(lingering_close, "LINGER_TIMEOUT", 0.3)
     with connected() as (ours, client):
         sent = fill(ours)
-        lingering_closer().close_later(ours, reset_after=False)
-        await gone()
+        lingering_closer().close_later(ours, reset_after=reset_after)
+        await asyncio.sleep(1.5)
+        assert len(lingering_closer()) == 1
         assert await read_all(client) == RESPONSE[:sent]
+        await gone()
 
 
 async def test_a_slow_client_gets_the_whole_response_before_its_reset(monkeypatch: pytest.MonkeyPatch) -> None:
