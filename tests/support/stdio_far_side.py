@@ -63,7 +63,9 @@ class _ProgramLink:
         self, client: Stream, to: HostPort, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
         program = find("socat") or "socat"
-        command = [program, "-t", "3600", "STDIN!!STDOUT,shut-close", f"TCP:{to}"]
+        # A pipe that is ready accepts at least 4096 bytes (PIPE_BUF). With larger blocks, socat can wait for its
+        # output, and meanwhile does not read its input.
+        command = [program, "-b", "4096", "-t", "3600", "STDIN!!STDOUT,shut-close", f"TCP:{to}"]
         stream = await StdioStream.start(self._children, command, program, environment_of_user(()), lambda _: None)
         return StreamBridge(stream, short=False).join(client, latency, tap)
 
