@@ -70,7 +70,7 @@ static void check_liveness(struct engine *e, struct liveness *l, int fd, uint64_
     silent = info.tcpi_last_ack_recv * (SECOND / 1000);
     if (silent > now - l->since)
         silent = now - l->since;
-    counted = (info.tcpi_unacked && info.tcpi_retransmits) || info.tcpi_probes >= MAX_UNANSWERED_PROBES;
+    counted = (info.tcpi_unacked && info.tcpi_retransmits && info.tcpi_snd_wnd) || info.tcpi_probes >= MAX_UNANSWERED_PROBES;
     /* After both FINs, the kernel does not report that `disconnect` broke the connection. The kernel itself breaks the
      * connection after 15 retransmissions (tcp_retries2 in tcp(7)). */
     fins = info.tcpi_state == LAST_ACK || info.tcpi_state == CLOSING;

@@ -12,7 +12,7 @@ import ssl
 from gateway.relay.dead_peer_detector import dead_peer_detector
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.send_buffer import SendBuffer
-from gateway.relay.sockets import has_failed, limit_unsent, reset, tune_for_ssh
+from gateway.relay.sockets import cap_retransmit_interval, has_failed, limit_unsent, reset
 
 _CHUNK = 128 * 1024
 _BACKLOG = 64 * 1024
@@ -48,7 +48,7 @@ class TlsSocket:
 
     def limit_unsent(self) -> None:
         """Limit the unsent data and the time between retransmissions, so that SSH through the proxy is responsive."""
-        tune_for_ssh(self._sock)
+        cap_retransmit_interval(self._sock)
         limit_unsent(self._sock, _BACKLOG)
 
     @property

@@ -32,9 +32,9 @@ If the peer discards data because its window is full, the kernel retransmits the
 _FIN_EXCHANGED = (9, 11)
 """TCP_LAST_ACK and TCP_CLOSING (net/tcp_states.h). In these states, the kernel does not report that `disconnect`
 broke the connection. The kernel itself breaks the connection after 15 retransmissions (tcp_retries2 in tcp(7))."""
-_TCP_INFO = struct.Struct("=BxBB20xI28xI84xI")
+_TCP_INFO = struct.Struct("=BxBB20xI28xI84xI80xI")
 """The fields `tcpi_state`, `tcpi_retransmits`, `tcpi_probes`, `tcpi_unacked` (in segments), `tcpi_last_ack_recv` (in
-milliseconds) and `tcpi_notsent_bytes` of `struct tcp_info` (linux/tcp.h)."""
+milliseconds), `tcpi_notsent_bytes` and `tcpi_snd_wnd` of `struct tcp_info` (linux/tcp.h)."""
 
 
 @dataclass
@@ -57,14 +57,14 @@ class _WatchedSocket:
             OSError: The kernel cannot return TCP_INFO.
         """
         tcp_info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-        state, retransmits, probes, unacknowledged, since_ack, waiting = _TCP_INFO.unpack(
+        state, retransmits, probes, unacknowledged, since_ack, waiting, window = _TCP_INFO.unpack(
             tcp_info.ljust(_TCP_INFO.size, b"\0")
         )
         if not (unacknowledged or (waiting and probes)):
             self.since = now
         # The last acknowledgment can be old, because the peer had nothing to acknowledge before `since`.
         silent_for = min(since_ack / 1000, now - self.since)
-        is_counted = (unacknowledged and retransmits) or probes >= _MAX_UNANSWERED_PROBES
+        is_counted = (unacknowledged and retransmits and window) or probes >= _MAX_UNANSWERED_PROBES
         limit = DEAD_AFTER * (1 if is_counted else _UNCOUNTED_FACTOR)
         return state not in _FIN_EXCHANGED and silent_for >= limit
 

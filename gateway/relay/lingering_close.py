@@ -22,6 +22,8 @@ from gateway.relay.sockets import close_gracefully, deliver_after_close, reset, 
 
 LINGER_TIMEOUT = 60.0
 """Default time limit in seconds for a lingering socket: the kernel's default tcp_fin_timeout (tcp(7))."""
+_MAX_PAUSE = 900.0
+"""Seconds after which a socket is closed although its client has not acknowledged all data."""
 _MAX_SOCKETS = 4096
 """Maximum number of lingering sockets per event loop. At this limit, the oldest socket is closed for each new one."""
 _SCAN_INTERVAL = 0.25
@@ -38,13 +40,17 @@ class _LingeringSocket:
         sock: The socket. Its write side has been shut down.
         deadline: Monotonic time at which to close the socket, in seconds.
         reset_after: Whether to close the socket with a reset. True if data from the client did not reach the backend.
+        progress_at: Monotonic time, in seconds, at which `unacknowledged` last changed.
         reading: Whether the poller watches the socket for data from the client.
+        unacknowledged: Number of bytes that the client had not acknowledged at the last deadline.
     """
 
     sock: socket.socket
     deadline: float
     reset_after: bool
+    progress_at: float
     reading: bool = True
+    unacknowledged: int = -1
 
 
 class LingeringCloser:
@@ -72,9 +78,9 @@ class LingeringCloser:
         If data from the client was lost, do not close the socket at end-of-file. Instead, close it with a reset when
         the client has acknowledged all sent data.
 
-        If the client has not acknowledged all data, do not close the socket at the timeout: a reset would discard the
-        data, and the kernel discards the data of a closed socket after a few minutes. `DeadPeerDetector` breaks the
-        connection to a dead client.
+        If the client has not acknowledged all data, do not close the socket at the timeout, but `_MAX_PAUSE` seconds
+        after the last acknowledgment: a reset would discard the data, and the kernel discards the data of a closed
+        socket after a few minutes. `DeadPeerDetector` breaks the connection to a dead client.
 
         Args:
             sock: A non-blocking socket that is not registered with the poller.
@@ -85,8 +91,8 @@ class LingeringCloser:
         if len(self._sockets) >= _MAX_SOCKETS:
             self._close(next(iter(self._sockets)))
         deliver_after_close(sock)
-        fd = sock.fileno()
-        self._sockets[fd] = _LingeringSocket(sock, time.monotonic() + LINGER_TIMEOUT, reset_after)
+        fd, now = sock.fileno(), time.monotonic()
+        self._sockets[fd] = _LingeringSocket(sock, now + LINGER_TIMEOUT, reset_after, now)
         poller().add(fd, lambda _: self._on_readable(fd), READ)
         dead_peer_detector().watch(sock)
         if not self._scanning:
@@ -145,8 +151,14 @@ class LingeringCloser:
                 self._loop.call_later(_SCAN_INTERVAL, self._scan)
 
     def _close_or_extend(self, fd: int, each: _LingeringSocket, now: float) -> None:
-        """Close the socket. If the client has not acknowledged all data, extend the deadline instead."""
-        if _unacknowledged(each.sock) and not _is_closed(each.sock):
+        """Close the socket. If the client has not acknowledged all data, extend the deadline instead.
+
+        Also close the socket if the client has acknowledged nothing for `_MAX_PAUSE` seconds.
+        """
+        left = _unacknowledged(each.sock)
+        if left != each.unacknowledged:
+            each.unacknowledged, each.progress_at = left, now
+        if left and now - each.progress_at < _MAX_PAUSE and not _is_closed(each.sock):
             each.deadline = now + LINGER_TIMEOUT
         else:
             self._close(fd)

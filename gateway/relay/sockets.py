@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import math
 import os
 import select
 import socket
@@ -72,25 +73,38 @@ async def accept_connection(listener: socket.socket) -> tuple[socket.socket, Any
 
 _TCP_RTO_MAX_MS = 44
 """A socket option of Linux 6.15 and later. Python's `socket` module does not define it."""
-_RTO_MAX_MS = 2000
-_MAX_USER_TIMEOUT = 2**31 - 1
-"""The maximum of TCP_USER_TIMEOUT, in milliseconds: 24 days."""
+_MIN_RTO, _MAX_RTO = 0.2, 120.0
+"""The minimum and the maximum time between two retransmissions (TCP_RTO_MIN and TCP_RTO_MAX), in seconds."""
 
 
-def tune_for_ssh(sock: socket.socket) -> None:
-    """Limit the retransmission timeout to two seconds, and let only the pool of SSH connections detect outages.
+def cap_retransmit_interval(sock: socket.socket, outage: float = 60.0) -> None:
+    """Limit the time between retransmissions, if the kernel supports TCP_RTO_MAX_MS.
 
-    By default, TCP doubles the timeout after each retransmission. Therefore, a connection can stay idle after an
-    outage for as long as the outage lasted. With the limit, the kernel would close the connection after about 27
-    seconds, when it has sent 15 retransmissions (tcp_retries2 in tcp(7)). TCP_USER_TIMEOUT replaces this condition.
+    By default, TCP doubles this time after each retransmission. Therefore, a connection can stay idle after an outage
+    for as long as the outage lasted. The kernel closes a connection after 15 retransmissions or window probes
+    (tcp_retries2 in tcp(7)), so the limit must not be too low.
 
     Args:
-        sock: The socket to the SSH server or to the proxy. If it is not a TCP socket, it is left unchanged.
+        sock: Any socket. If it is not a TCP socket, it is left unchanged.
+        outage: The number of seconds that the connection must survive without an acknowledgment.
     """
-    with contextlib.suppress(OSError):  # `sock` is not a TCP socket
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _MAX_USER_TIMEOUT)
-    with contextlib.suppress(OSError):  # Linux before 6.15 does not support this option
-        sock.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, _RTO_MAX_MS)
+    limit = 1.0
+    while limit < _MAX_RTO and _until_close(limit) < outage:
+        limit += 0.5
+    with contextlib.suppress(OSError):  # the kernel does not support this option, or `sock` is not a TCP socket
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, int(limit * 1000))
+
+
+def _until_close(limit: float) -> float:
+    """Return after how many seconds without an acknowledgment the kernel closes a connection.
+
+    This is the result of tcp_model_timeout in net/ipv4/tcp_timer.c for 15 retransmissions.
+
+    Args:
+        limit: The maximum time between two retransmissions, in seconds.
+    """
+    doublings = int(math.log2(limit / _MIN_RTO))
+    return float((2 ** (doublings + 1) - 1) * _MIN_RTO + (15 - doublings) * limit)
 
 
 NOTSENT_LOWAT = 128 * 1024

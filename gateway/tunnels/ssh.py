@@ -17,7 +17,7 @@ from gateway.processes.child_environment import unset_variables
 from gateway.processes.output_log import OutputLog
 from gateway.processes.permission_checked_program import insecure_program, resolve_program
 from gateway.processes.tunnel_processes import TunnelProcesses
-from gateway.relay.sockets import tune_for_ssh
+from gateway.relay.sockets import cap_retransmit_interval
 from gateway.ssh import algorithms, credentials, host_keys
 from gateway.ssh.authorized_keys_lines import render_authorized_keys
 from gateway.ssh.connection_opener import connect
@@ -102,7 +102,7 @@ class SshTunnel:
             ) from error
         except DialError as error:
             raise TunnelError(error.reason, error.detail) from error
-        tune_for_ssh(sock)
+        cap_retransmit_interval(sock, options.keepalive.lost)
         return sock
 
 

@@ -17,7 +17,7 @@ from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.metric_types import Histogram
 from gateway.relay import dead_peer_detector
-from gateway.relay.sockets import tune, tune_for_ssh
+from gateway.relay.sockets import tune
 from tests.support.netns import inside, run
 from tests.support.relays import ENGINES, Maker, maker, tcp_pair
 from tests.support.requirements import need
@@ -170,23 +170,6 @@ async def test_a_client_can_pause_again_after_an_idle_time(make: Maker, hosts: t
             await asyncio.sleep(LIMIT + 0.5)
         assert not relay.ended.done()
         relay.abort(CloseReason.ABORTED)
-
-
-async def test_an_ssh_connection_survives_an_outage(hosts: tuple[str, str]) -> None:
-    """Without `tune_for_ssh`, the kernel would close the connection after 27 s, or recover it only after a minute."""
-    loop = asyncio.get_running_loop()
-    client, inner = connect(hosts)
-    tune_for_ssh(inner)
-    with client, inner:
-        with inside(hosts[1]):
-            run("iptables -A INPUT -j DROP; iptables -A OUTPUT -j DROP")
-        for _ in range(32):
-            inner.send(b"x")
-            await asyncio.sleep(1)
-        with inside(hosts[1]):
-            run("iptables -F")
-        async with asyncio.timeout(15):
-            assert await loop.sock_recv(client, 1)
 
 
 async def read_fast(client: socket.socket) -> None:

@@ -7,6 +7,7 @@ from gateway.contracts.config_types import HostPort
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.demo.server_process import free_port
 from gateway.errors import DialError, FailureReason
+from gateway.relay import sockets
 from gateway.relay.tcp_dial import _dial_error, _reject_self_connection, dial
 
 
@@ -49,3 +50,19 @@ def test_the_reason_covers_all_addresses(error: OSError, reason: FailureReason) 
     found = _dial_error(HostPort("db", 1), error)
     assert found.reason is reason
     assert "Errno" not in found.detail
+
+
+@pytest.mark.parametrize(
+    ("outage", "limit"), [(5.0, 1000), (60.0, 5000), (300.0, 31500), (3600.0, 120000)], ids=lambda each: f"{each:g}"
+)
+def test_the_time_between_retransmissions_is_limited_but_the_connection_survives_an_outage(
+    outage: float, limit: int
+) -> None:
+    with socket.socket() as sock:
+        sockets.cap_retransmit_interval(sock, outage)
+        try:
+            assert sock.getsockopt(socket.IPPROTO_TCP, sockets._TCP_RTO_MAX_MS) == limit
+        except OSError:
+            pytest.skip("the kernel does not support TCP_RTO_MAX_MS (Linux 6.15)")
+    model = sockets._until_close(limit / 1000)
+    assert outage <= model or limit == 120000
