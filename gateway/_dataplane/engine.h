@@ -217,8 +217,10 @@ struct observer {
 
 /* The progress of the data that a TCP socket sends. */
 struct liveness {
-    uint64_t since; /* when the watch began, or when a scan found neither data in flight nor probes */
-    bool watched;   /* whether data may wait in the kernel's send buffer; scans then check the socket */
+    uint64_t since;      /* when the watch began, or when a scan found neither data in flight nor probes */
+    uint64_t checked;    /* when the last scan checked the socket */
+    uint8_t retransmits; /* number of retransmissions at the last check that found a new acknowledgment */
+    bool watched;        /* whether data may wait in the kernel's send buffer; scans then check the socket */
 };
 
 /* A pipe(2) for splice(2), which holds bulk data on its way from one socket to another. */

@@ -15,10 +15,10 @@
 #define SCAN_INTERVAL(e) ((e)->dead_after / 60)
 /* Each scan checks one part of the descriptors, so that a scan of many sockets takes little time. */
 #define SCAN_PARTS 10
-/* If the remote end has not acknowledged this number of successive window probes, it does not acknowledge probes. Two
- * probes can be lost. */
-#define MAX_UNANSWERED_PROBES 3
-/* The time limit while the kernel counts neither retransmissions nor probes: 370 s. If the remote end discards data
+/* If the remote end has not acknowledged this number of successive window probes or retransmissions, it acknowledges
+ * none. Two of them can be lost. */
+#define MAX_UNANSWERED 3
+/* The time limit while fewer probes and retransmissions are known to be unanswered: 370 s. If the remote end discards data
  * because its window is full, the kernel retransmits the data without counting (tcp_retransmit_timer in
  * net/ipv4/tcp_timer.c). The longest interval between two retransmissions is 120 s (TCP_RTO_MAX). */
 #define UNCOUNTED_LIMIT(e) ((e)->dead_after * 37 / 6)
@@ -39,7 +39,8 @@ void liveness_watch(struct engine *e, struct liveness *l)
     if (l->watched)
         return;
     l->watched = true;
-    l->since = clock_ns();
+    l->since = l->checked = clock_ns();
+    l->retransmits = 0;
     schedule_scan(e, l->since);
 }
 
@@ -55,8 +56,9 @@ static void check_liveness(struct engine *e, struct liveness *l, int fd, uint64_
 {
     struct tcp_info info = {0};
     socklen_t size = sizeof info;
-    bool counted, fins;
+    bool fins;
     uint64_t silent;
+    int unanswered;
 
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
         return;
@@ -66,15 +68,22 @@ static void check_liveness(struct engine *e, struct liveness *l, int fd, uint64_
     }
     if (!info.tcpi_unacked && !info.tcpi_probes)
         l->since = now;
-    /* The last acknowledgment can be old, because the remote end had nothing to acknowledge before `since`. */
     silent = info.tcpi_last_ack_recv * (SECOND / 1000);
+    /* The kernel resets the number of retransmissions only when the remote end acknowledges new data. Therefore, count
+     * from the last check that found a new acknowledgment. */
+    if (silent <= now - l->checked || info.tcpi_retransmits < l->retransmits)
+        l->retransmits = info.tcpi_retransmits;
+    l->checked = now;
+    /* The last acknowledgment can be old, because the remote end had nothing to acknowledge before `since`. */
     if (silent > now - l->since)
         silent = now - l->since;
-    counted = (info.tcpi_unacked && info.tcpi_retransmits && info.tcpi_snd_wnd) || info.tcpi_probes >= MAX_UNANSWERED_PROBES;
+    unanswered = info.tcpi_unacked ? info.tcpi_retransmits - l->retransmits : 0;
+    if (info.tcpi_probes > unanswered)
+        unanswered = info.tcpi_probes;
     /* After both FINs, the kernel does not report that `disconnect` broke the connection. The kernel itself breaks the
      * connection after 15 retransmissions (tcp_retries2 in tcp(7)). */
     fins = info.tcpi_state == LAST_ACK || info.tcpi_state == CLOSING;
-    if (!fins && silent >= (counted ? e->dead_after : UNCOUNTED_LIMIT(e)))
+    if (!fins && silent >= (unanswered >= MAX_UNANSWERED ? e->dead_after : UNCOUNTED_LIMIT(e)))
         disconnect(fd);
 }
 

@@ -21,20 +21,20 @@ DEAD_AFTER = 60.0
 _SCAN_INTERVAL = 1.0
 _PARTS = 10
 """Number of scans in which each socket is checked once. Thus, a scan of many sockets takes little time."""
-_MAX_UNANSWERED_PROBES = 3
-"""If the peer has not acknowledged this number of successive window probes, the peer does not acknowledge probes. Two
-probes can be lost."""
+_MAX_UNANSWERED = 3
+"""If the peer has not acknowledged this number of successive window probes or retransmissions, it acknowledges none.
+Two of them can be lost."""
 _UNCOUNTED_FACTOR = 37 / 6
-"""Multiply `DEAD_AFTER` by this number, to 370 seconds, while the kernel counts neither retransmissions nor probes.
-If the peer discards data because its window is full, the kernel retransmits the data without counting
+"""Multiply `DEAD_AFTER` by this number, to 370 seconds, while fewer probes or retransmissions are known to be
+unanswered. If the peer discards data because its window is full, the kernel retransmits the data without counting
 (tcp_retransmit_timer in net/ipv4/tcp_timer.c). The longest interval between two retransmissions is 120 seconds
 (TCP_RTO_MAX)."""
 _FIN_EXCHANGED = (9, 11)
 """TCP_LAST_ACK and TCP_CLOSING (net/tcp_states.h). In these states, the kernel does not report that `disconnect`
 broke the connection. The kernel itself breaks the connection after 15 retransmissions (tcp_retries2 in tcp(7))."""
-_TCP_INFO = struct.Struct("=BxBB20xI28xI84xI80xI")
+_TCP_INFO = struct.Struct("=BxBB20xI28xI84xI")
 """The fields `tcpi_state`, `tcpi_retransmits`, `tcpi_probes`, `tcpi_unacked` (in segments), `tcpi_last_ack_recv` (in
-milliseconds), `tcpi_notsent_bytes` and `tcpi_snd_wnd` of `struct tcp_info` (linux/tcp.h)."""
+milliseconds) and `tcpi_notsent_bytes` of `struct tcp_info` (linux/tcp.h)."""
 
 
 @dataclass
@@ -45,10 +45,14 @@ class _WatchedSocket:
         reference: A weak reference to the socket.
         since: Monotonic time, in seconds, of the last check that found neither data in flight nor unacknowledged
             probes. Before the first such check, the start of the watch.
+        checked_at: Monotonic time of the last check, in seconds.
+        retransmits: Number of retransmissions at the last check that found a new acknowledgment.
     """
 
     reference: "weakref.ref[socket.socket]"
     since: float
+    checked_at: float = 0.0
+    retransmits: int = 0
 
     def is_dead(self, sock: socket.socket, now: float) -> bool:
         """Return whether the peer has not acknowledged data or window probes for `DEAD_AFTER` seconds.
@@ -57,14 +61,20 @@ class _WatchedSocket:
             OSError: The kernel cannot return TCP_INFO.
         """
         tcp_info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-        state, retransmits, probes, unacknowledged, since_ack, waiting, window = _TCP_INFO.unpack(
+        state, retransmits, probes, unacknowledged, milliseconds, waiting = _TCP_INFO.unpack(
             tcp_info.ljust(_TCP_INFO.size, b"\0")
         )
+        since_ack = milliseconds / 1000
         if not (unacknowledged or (waiting and probes)):
             self.since = now
+        # The kernel resets the number of retransmissions only when the peer acknowledges new data. Therefore, count
+        # from the last check that found a new acknowledgment.
+        if since_ack <= now - self.checked_at or retransmits < self.retransmits:
+            self.retransmits = retransmits
+        self.checked_at = now
         # The last acknowledgment can be old, because the peer had nothing to acknowledge before `since`.
-        silent_for = min(since_ack / 1000, now - self.since)
-        is_counted = (unacknowledged and retransmits and window) or probes >= _MAX_UNANSWERED_PROBES
+        silent_for = min(since_ack, now - self.since)
+        is_counted = max(retransmits - self.retransmits if unacknowledged else 0, probes) >= _MAX_UNANSWERED
         limit = DEAD_AFTER * (1 if is_counted else _UNCOUNTED_FACTOR)
         return state not in _FIN_EXCHANGED and silent_for >= limit
 

@@ -41,16 +41,16 @@ class _LingeringSocket:
         deadline: Monotonic time at which to close the socket, in seconds.
         reset_after: Whether to close the socket with a reset. True if data from the client did not reach the backend.
         progress_at: Monotonic time, in seconds, at which `unacknowledged` last changed.
-        reading: Whether the poller watches the socket for data from the client.
         unacknowledged: Number of bytes that the client had not acknowledged at the last deadline.
+        reading: Whether the poller watches the socket for data from the client.
     """
 
     sock: socket.socket
     deadline: float
     reset_after: bool
     progress_at: float
+    unacknowledged: int
     reading: bool = True
-    unacknowledged: int = -1
 
 
 class LingeringCloser:
@@ -78,9 +78,9 @@ class LingeringCloser:
         If data from the client was lost, do not close the socket at end-of-file. Instead, close it with a reset when
         the client has acknowledged all sent data.
 
-        If the client has not acknowledged all data, do not close the socket at the timeout, but `_MAX_PAUSE` seconds
-        after the last acknowledgment: a reset would discard the data, and the kernel discards the data of a closed
-        socket after a few minutes. `DeadPeerDetector` breaks the connection to a dead client.
+        If the client has not acknowledged all data, do not close the socket at the timeout, but when the client has
+        acknowledged nothing for `_MAX_PAUSE` seconds: a reset would discard the data, and the kernel discards the
+        data of a closed socket after a few minutes. `DeadPeerDetector` breaks the connection to a dead client.
 
         Args:
             sock: A non-blocking socket that is not registered with the poller.
@@ -92,7 +92,7 @@ class LingeringCloser:
             self._close(next(iter(self._sockets)))
         deliver_after_close(sock)
         fd, now = sock.fileno(), time.monotonic()
-        self._sockets[fd] = _LingeringSocket(sock, now + LINGER_TIMEOUT, reset_after, now)
+        self._sockets[fd] = _LingeringSocket(sock, now + LINGER_TIMEOUT, reset_after, now, _unacknowledged(sock))
         poller().add(fd, lambda _: self._on_readable(fd), READ)
         dead_peer_detector().watch(sock)
         if not self._scanning:

@@ -15,7 +15,7 @@ class Peer(socket.socket):
         return self.tcp_info
 
 
-def verdicts(*states: tuple[float, int, int, int, float, int], state: int = 1, window: int = 9) -> list[bool]:
+def verdicts(*states: tuple[float, int, int, int, float, int], state: int = 1) -> list[bool]:
     """Return whether the peer is dead after each state.
 
     A state consists of the time, the retransmissions, the unacknowledged probes, the segments in flight, the seconds
@@ -24,9 +24,7 @@ def verdicts(*states: tuple[float, int, int, int, float, int], state: int = 1, w
     with Peer() as sock:
         watched, found = _WatchedSocket(weakref.ref(sock), 0.0), []
         for now, retransmits, probes, in_flight, since_ack, waiting in states:
-            sock.tcp_info = _TCP_INFO.pack(
-                state, retransmits, probes, in_flight, int(since_ack * 1000), waiting, window
-            )
+            sock.tcp_info = _TCP_INFO.pack(state, retransmits, probes, in_flight, int(since_ack * 1000), waiting)
             found.append(watched.is_dead(sock, now))
         return found
 
@@ -48,9 +46,14 @@ def test_two_lost_probes_do_not_mean_that_the_peer_is_dead() -> None:
 
 
 def test_a_peer_that_discards_data_because_its_window_is_full_is_alive_if_it_acknowledges_retransmissions() -> None:
-    for retransmits in (0, 1):  # the number of retransmissions before the window was full
+    for retransmits in (0, 1, 9):  # the number of retransmissions before the window was full
         states = tuple((10 + ago, retransmits, 0, 6, ago, 9) for ago in (0, 120, 240, 380))
-        assert verdicts(*states, window=0) == [False, False, False, True]
+        assert verdicts(*states) == [False, False, False, True]
+
+
+def test_only_retransmissions_since_the_last_acknowledgment_count() -> None:
+    states = [(10 * at, 3 + at // 12, 0, 6, (10 * at) % 120, 9) for at in range(1, 100)]
+    assert verdicts(*states) == [False] * 99
 
 
 def test_the_last_acknowledgment_does_not_count_if_nothing_was_sent_since_then() -> None:

@@ -95,6 +95,17 @@ async def test_a_client_that_never_closes_is_closed_when_it_has_received_everyth
         await gone()
 
 
+async def test_a_client_that_acknowledges_nothing_is_closed_after_a_long_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lingering_close, "LINGER_TIMEOUT", 0.3)
+    monkeypatch.setattr(lingering_close, "_MAX_PAUSE", 1.0)
+    with connected() as (ours, _):
+        fill(ours)
+        lingering_closer().close_later(ours, reset_after=True)
+        await gone()
+
+
 async def test_a_slow_client_gets_the_whole_response_before_its_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lingering_close, "LINGER_TIMEOUT", 0.4)
     monkeypatch.setattr(lingering_close, "_SCAN_INTERVAL", 0.05)
