@@ -145,8 +145,7 @@ static void deliver(struct channel *c)
                        c->engine->pieces[at].size);
     if (c->attached && !c->held.size && !c->client_broken && !c->ended) {
         gauge_set(&c->gauge->last_active, now);
-        if (!c->is_unix)
-            liveness_watch(c->engine, &c->liveness);
+        liveness_watch(c->engine, &c->liveness, c->is_unix);
         if (c->request_time)
             record_latency(c, now);
         rest = send_pieces(c, &skip, &total);
@@ -179,8 +178,7 @@ void client_flush(struct channel *c)
     ssize_t sent;
 
     count_offered(c, offered);
-    if (!c->is_unix)
-        liveness_watch(c->engine, &c->liveness);
+    liveness_watch(c->engine, &c->liveness, c->is_unix);
     sent = chunks_send(&c->held, c->fd);
     count_sent(c, offered, sent);
 

@@ -47,8 +47,7 @@ void ending_propagate(struct channel *c)
         atomic_store(&c->gauge->eof_delivered, 1);
         /* If both directions have ended and the link works, `ending_finish` closes the socket below. */
         if (!c->client_eof || c->link_lost) {
-            if (!c->is_unix)
-                liveness_watch(c->engine, &c->liveness);
+            liveness_watch(c->engine, &c->liveness, c->is_unix);
             shutdown(c->fd, SHUT_WR);
         }
     }

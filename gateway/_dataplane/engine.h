@@ -403,7 +403,7 @@ void timer_arm(struct engine *);
 void timer_expired(struct engine *);
 
 /* liveness.c: breaks the connections to remote ends that no longer acknowledge data. */
-void liveness_watch(struct engine *, struct liveness *);
+void liveness_watch(struct engine *, struct liveness *, bool is_unix);
 void liveness_scan(struct engine *, uint64_t now);
 
 /* connection.c: manages SSH connections. */

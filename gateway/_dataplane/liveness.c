@@ -34,9 +34,9 @@ static void schedule_scan(struct engine *e, uint64_t now)
 }
 
 /* Check a TCP socket in the next scans, because data was written to it. Clear `watched` before closing the socket. */
-void liveness_watch(struct engine *e, struct liveness *l)
+void liveness_watch(struct engine *e, struct liveness *l, bool is_unix)
 {
-    if (l->watched)
+    if (l->watched || is_unix)
         return;
     l->watched = true;
     l->since = l->checked = clock_ns();

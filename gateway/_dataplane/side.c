@@ -50,8 +50,7 @@ static void stop_writing_to(struct side *s, int error)
 
 static void watch_liveness(struct side *s)
 {
-    if (!s->is_unix)
-        liveness_watch(s->pair->engine, &s->liveness);
+    liveness_watch(s->pair->engine, &s->liveness, s->is_unix);
 }
 
 /* Write as many of the waiting bytes as the other socket accepts. */

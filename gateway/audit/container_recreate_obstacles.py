@@ -1,4 +1,7 @@
-"""Finds reasons why commands cannot replace a container without harm to data or to other containers. Does no I/O."""
+"""Finds the reasons why it is not safe to recreate a container with commands, for example data that would be lost.
+
+Does no I/O.
+"""
 
 from collections.abc import Iterator
 

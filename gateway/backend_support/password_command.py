@@ -29,8 +29,8 @@ async def run_password_command(command: Sequence[str], inherited: Sequence[str],
     """Run a program without a shell, and return the line that it prints.
 
     The program runs in a separate process group. The gateway kills the group when the program has exited, at the time
-    limit, and on cancellation.
-    If the gateway crashes, the kernel kills the program (PR_SET_PDEATHSIG), but not its child processes.
+    limit, and on cancellation. If the gateway crashes, the kernel kills the program (PR_SET_PDEATHSIG), but not its
+    child processes.
 
     If the program fails, its standard error is logged. Its standard output is never logged.
 

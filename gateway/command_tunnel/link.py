@@ -230,7 +230,10 @@ class CommandLink:
             if self._can_read_ports:
                 self._can_read_ports = False
                 log.warning(
-                    "cannot detect programs that do not respond: %s", error, extra={"program": self._context.name}
+                    "cannot read /proc/net/tcp, so programs that do not respond are not detected: %s: raise the limit"
+                    " on open files, or permit reading this file",
+                    error,
+                    extra={"program": self._context.name},
                 )
             return None
         self._can_read_ports = True

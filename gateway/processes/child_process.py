@@ -187,7 +187,7 @@ class ChildProcess:
                 self._signal(signal.SIGTERM)
                 await self.exits_within(_TERMINATE_TIMEOUT)
         finally:
-            # Other processes in the group, which the program has started, may still run.
+            # Other processes that the program started in its group may still be running.
             self.kill()
             self._reader.cancel()
         await asyncio.wait({self._exit, self._reader})

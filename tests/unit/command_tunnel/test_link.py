@@ -115,7 +115,11 @@ async def test_the_link_continues_if_the_state_of_local_ports_cannot_be_read(
                     await loop.sock_sendall(client, b"data")
                     assert await loop.sock_recv(accepted, 100) == b"data"
     found = [each.message for each in caplog.records if each.levelname == "WARNING"]
-    assert found == [f"cannot detect programs that do not respond: [Errno 24] {os.strerror(errno.EMFILE)}"]
+    warning = (
+        "cannot read /proc/net/tcp, so programs that do not respond are not detected: [Errno 24] "
+        f"{os.strerror(errno.EMFILE)}: raise the limit on open files, or permit reading this file"
+    )
+    assert found == [warning]
 
 
 async def test_the_link_is_not_lost_while_a_client_uploads(tmp_path: Path) -> None:
