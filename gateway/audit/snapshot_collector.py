@@ -29,7 +29,7 @@ empty in the image."""
 
 @dataclass(frozen=True)
 class AuditScope:
-    """Information for the audit that the engine does not report.
+    """Information that the audit needs and that the engine does not report.
 
     Args:
         forwards: For each port on which the gateway listens, the name of the backend.
@@ -52,7 +52,7 @@ async def take_snapshot(engine: EngineClient, scope: AuditScope) -> AuditSnapsho
 
     Args:
         engine: The engine.
-        scope: Information for the audit that the engine does not report.
+        scope: Information that the audit needs and that the engine does not report.
 
     Raises:
         EngineError: A required request failed.

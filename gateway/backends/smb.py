@@ -113,7 +113,9 @@ async def _negotiate(sock: Stream) -> bytes:
     await loop.sock_sendall(sock, struct.pack(">I", len(header) + len(body)) + header + body)
     length = int.from_bytes(await receive_exactly(sock, 4), "big")
     if not _HEADER.size <= length <= _MAX_RESPONSE:
-        raise UnusableTargetError(FailureReason.PROTOCOL, f"not an SMB server: it sent a response of {length} bytes")
+        raise UnusableTargetError(
+            FailureReason.PROTOCOL, f"not an SMB server: the length of its response, {length} bytes, is not valid"
+        )
     response = await receive_exactly(sock, length)
     magic, size, _, status, command = _HEADER.unpack_from(response)[:5]
     if magic != _MAGIC or size != _HEADER.size or command != _NEGOTIATE:
@@ -125,7 +127,9 @@ async def _negotiate(sock: Stream) -> bytes:
             FailureReason.PROTOCOL, f"the server refuses to negotiate (NTSTATUS {status:#010x})"
         )
     if length < _HEADER.size + _RESPONSE.size:
-        raise UnusableTargetError(FailureReason.PROTOCOL, f"not an SMB server: it sent a response of {length} bytes")
+        raise UnusableTargetError(
+            FailureReason.PROTOCOL, f"not an SMB server: the length of its response, {length} bytes, is not valid"
+        )
     return response
 
 

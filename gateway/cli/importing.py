@@ -31,7 +31,7 @@ def import_(sources: tuple[str, ...], diff: bool) -> None:
     A SOURCE is a file, a command line in quotation marks, NAME=VALUE, or - for standard input. It can contain
     commands (`ssh -L`, `docker run`), scripts, ssh_config, Compose files, environment variables, fstab, systemd
     units, and OpenVPN or WireGuard configurations. The command combines sources that belong together: a volume at
-    localhost:2049 and a forward of port 2049 become one backend.
+    localhost:2049 and a forward of port 2049 result in one backend.
 
     The command recognizes the format of each SOURCE. To set the format, write one of these FORMs before the SOURCE:
     ssh, ssh-config, compose, docker-run, env or fstab.

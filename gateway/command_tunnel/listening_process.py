@@ -220,7 +220,7 @@ class ListeningProcess:
             else:
                 sockets = (await asyncio.to_thread(read_local_ports, {self.port: self.host}))[self.port]
         except OSError as error:
-            log.debug("cannot read the sockets of a program's local port: %s", error)
+            log.debug("cannot look up the sockets on a program's local port: %s", error)
             return LocalPortState()
         others = sockets.owners - {os.geteuid()}
         if others:

@@ -55,4 +55,4 @@ class CommandTunnelOptions:
                 "command: lacks {local_port}, the port on which the program must listen (mode: port): add it"
             )
         if self.suspect > self.lost:
-            raise ValueError("suspect: must not be more than lost: lower suspect, or raise lost")
+            raise ValueError("suspect: must not be longer than `lost`: decrease `suspect`, or increase `lost`")

@@ -240,10 +240,10 @@ def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> Con
 
 
 def _alternative(tree: Tree, arguments: tuple[Any, ...]) -> Any:
-    """Return those types of a union to which `tree` can be converted, as a union without None.
+    """Return a union without None that contains only the types that `tree` can be converted to.
 
-    If the union contains dataclasses and other types, a mapping can become only one of the dataclasses. A scalar or a
-    list can become only one of the other types.
+    If the given union contains both dataclasses and other types, a mapping is converted only to a dataclass, and a
+    scalar or a list only to another type.
 
     Args:
         tree: The parsed value.

@@ -107,9 +107,9 @@ class InspectionCache:
         return self._starts[container][1] if container in self._starts else None
 
     def start_inspected_at(self, container: str) -> float:
-        """Return the monotonic time of the inspection that found the cached last start of a container.
+        """Return when the engine reported the cached start time of a container, on the monotonic clock.
 
-        Return `NEVER` if there is no cached last start, or if it has expired (see `expire_start`).
+        Return `NEVER` if no start time of the container is cached, or if it has expired (see `expire_start`).
         """
         return self._starts[container][0] if container in self._starts else NEVER
 

@@ -136,7 +136,8 @@ class RetryingDialer:
                     return cancelled
                 if self.fail_fast:
                     raise DialError(
-                        FailureReason.TUNNEL, "no tunnel is open, and clients do not wait, because of `gateway fail`"
+                        FailureReason.TUNNEL,
+                        "no tunnel is open, and `gateway fail` is in effect: clients do not wait for one",
                     )
                 client.enter(HOLD)
                 client.watcher.start()

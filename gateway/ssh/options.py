@@ -25,7 +25,7 @@ def _check_host(text: str) -> None:
         raise ValueError(f"{text!r} contains a user: write only the host, and set the key `user`")
     if "://" in text or re.search(r"[\s/\[\]]", text):
         raise ValueError(
-            f"{text!r} is neither a name nor an address: write the name, or an IPv6 address without brackets"
+            f"{text!r} is neither a host name nor an IP address: write one of them (IPv6 without brackets)"
         )
     if re.fullmatch(r"[^:]+:\d*", text):
         raise ValueError(f"{text!r} contains a port: write only the host, and set the key `port`")

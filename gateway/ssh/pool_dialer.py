@@ -121,7 +121,7 @@ class PoolDialer:
         except Exception as error:
             self.last_error = one_line(str(error))
             expected = isinstance(error, (TargetPathError, OSError))
-            # Do not raise an unexpected error: it would close the pool, whose open connections are still in use.
+            # Catch unexpected errors also: they would close the pool, whose open connections are still in use.
             log.log(
                 logging.INFO if expected else logging.ERROR,
                 "opening another SSH connection to %s failed: %s", self._server, self.last_error,

@@ -59,7 +59,8 @@ class CommandTunnelSetup:
             f"[ ! -e login ] || exit {LOGIN_FAILED}\n"
             "[ ! -e broken ] || { echo 'no route to the cloud' >&2; exit 3; }\n"
             "[ ! -e killed ] || kill -9 $$\n"
-            "[ ! -e noisy ] || { yes 'the cloud is not reachable' | head -c 100000000 >&2; touch quiet; } &\n"
+            # a shell evaluates the condition of `[ ... ] || command &` in the background, which can be too late
+            "if [ -e noisy ]; then { yes 'the cloud is not reachable' | head -c 100000000 >&2; touch quiet; } & fi\n"
             "sleep 1000 > grandchild 2>&1 < /dev/null &\n"
             'echo $$ >> pids\nexec "$@"\n'
         )

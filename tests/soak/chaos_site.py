@@ -25,7 +25,7 @@ _RETURN_TIMEOUT = 60.0
 _PROGRAM = """\
 #!/bin/sh
 cd {folder}
-[ ! -e noisy ] || {{ yes 'the cloud is not reachable' | head -c 100000000 >&2; }} &
+if [ -e noisy ]; then yes 'the cloud is not reachable' | head -c 100000000 >&2 & fi
 exec socat "TCP-LISTEN:$1,bind=127.0.0.1,fork" "TCP:$2:$3"
 """
 """The program of the tunnel `cloud`. Its arguments are its local port, the target's host, and the target's port.
