@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Mapping
 import hypothesis
 import pytest
 
-from gateway.demo import server_process
 from gateway.relay.event_loop import RelayEventLoop
 
 pytest.register_assert_rewrite("tests.support")
@@ -28,10 +27,9 @@ hypothesis.settings.load_profile("gateway")
 
 
 def pytest_configure() -> None:
-    """Give each worker of pytest-xdist separate ports, so that the servers of two workers never use the same port."""
-    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-        number, count = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-        server_process.PORTS = server_process.PORTS[number::count]
+    from tests.support.worker_ports import use_own_ports  # noqa: PLC0415 - after `register_assert_rewrite`
+
+    use_own_ports()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

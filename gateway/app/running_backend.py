@@ -119,15 +119,16 @@ class RunningBackend:
         return self.budgets.of(self.spec, target, tunnel)
 
     def _record_login(self, check: Check) -> None:
-        """Record the last successful login of `check` in the handshake budget of its path.
+        """Record the last login of `check` in the handshake budget of its path.
 
         A login resets the server's count of aborted handshakes. If the check has read the server's limit for this
         count, all budgets of the server adopt the limit.
         """
         budget = self.budget(check.target, check.tunnel)
-        if budget is not None and check.succeeded_at is not None:
-            budget.record_login(check.succeeded_at)
-            set_limit(budget.same_server, check.record.probe_result.abort_limit or budget.limit)
+        probe_result = check.record.probe_result
+        if budget is not None and probe_result.logged_in_at is not None:
+            budget.record_login(probe_result.logged_in_at)
+            set_limit(budget.same_server, probe_result.abort_limit or budget.limit)
 
     def ordered_targets(self) -> list[HostPort]:
         """Return the targets to try for a new client, best first."""

@@ -15,7 +15,8 @@ from gateway.errors import TargetPathError
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
 _ACCEPTED = b"S"
 _TIMEOUT = 1.0
-"""Time limit for fetching a certificate, in seconds. The limit is short, because the fetch delays the check."""
+"""Time limit for fetching a certificate, in seconds; also for closing the connection after that. The limit is short,
+because the fetch delays the check."""
 _INTERVAL = 600.0
 """Minimum seconds between two attempts to fetch the certificate of one server."""
 _INTERVAL_BEFORE_EXPIRY = 60.0
@@ -53,35 +54,41 @@ class PostgresCertificateFetcher:
             return validity
         # Ignore errors, because the check does not need the certificate.
         with contextlib.suppress(TargetPathError, OSError, TimeoutError):
-            async with asyncio.timeout(_TIMEOUT):
-                validity = await _fetch(link, target)
+            validity = await _fetch(link, target)
         self._cache[target] = (now, validity)
         return validity
 
 
 async def _fetch(link: SocketConnector, target: HostPort) -> ValidityPeriod | None:
-    """Perform a TLS handshake, and return the validity period of the certificate; None if the server refuses TLS."""
+    """Perform a TLS handshake, and return the validity period of the certificate; None if the server refuses TLS.
+
+    Raises:
+        TargetPathError: The connection cannot be opened.
+        OSError: The connection failed.
+        TimeoutError: The server has not sent its certificate within `_TIMEOUT`.
+    """
     loop = asyncio.get_running_loop()
     # Do not verify the server, because this function sends no secret to it.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    sock = await link.socket(target)
-    try:
-        await loop.sock_sendall(sock, _SSL_REQUEST)
-        if await loop.sock_recv(sock, 1) != _ACCEPTED:
+    async with asyncio.timeout(_TIMEOUT):
+        sock = await link.socket(target)
+        try:
+            await loop.sock_sendall(sock, _SSL_REQUEST)
+            if await loop.sock_recv(sock, 1) != _ACCEPTED:
+                sock.close()
+                return None
+            _, writer = await asyncio.open_connection(sock=sock, ssl=context, server_hostname=target.host)
+        except BaseException:
             sock.close()
-            return None
-        _, writer = await asyncio.open_connection(sock=sock, ssl=context, server_hostname=target.host)
-    except BaseException:
-        sock.close()
-        raise
+            raise
     try:
         validity = der_validity(writer.get_extra_info("ssl_object").getpeercert(binary_form=True) or b"")
         writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-    except BaseException:
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_TIMEOUT):
+                await writer.wait_closed()
+    finally:
         writer.transport.abort()
-        raise
     return validity

@@ -19,7 +19,7 @@ from gateway.errors import DialError, FailureReason, TunnelError
 from gateway.processes.child_process import ChildProcess, exit_error
 from gateway.processes.proc_socket_lookup import session_sockets
 from gateway.processes.stdio_stream import EXIT_DELAY
-from gateway.relay.sockets import reset
+from gateway.relay.sockets import has_failed, reset
 from gateway.relay.tcp_dial import dial
 
 log = logging.getLogger(__name__)
@@ -201,6 +201,10 @@ class ListeningProcess:
                     self._raise_if_suspect()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _MAX_ACCEPT_POLL)
+            # A process that exits also leaves no pending connections: the kernel resets them.
+            if has_failed(sock):
+                await self.child.exits_within(0)
+            await self._check_running()
         except BaseException:
             reset(sock)
             raise

@@ -155,8 +155,11 @@ class ServerProcess:
             time.sleep(0.005)
 
     def _is_stopped(self) -> bool:
-        stats = [each.read_text() for each in Path(f"/proc/{self.pid}/task").glob("*/stat")]
-        return all(stat.rpartition(")")[2].split()[0] in "TtZ" for stat in stats)
+        for each in Path(f"/proc/{self.pid}/task").glob("*/stat"):
+            with contextlib.suppress(OSError):  # ignore a thread that exits during the loop
+                if each.read_text().rpartition(")")[2].split()[0] not in "TtZ":
+                    return False
+        return True
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 10.0) -> None:
         """Send a signal to the child, wait until it exits, and kill the rest of its process group.

@@ -29,6 +29,8 @@ _MAX_PENDING = 4 * _MAX_LINE
 dropped."""
 _PF_EXITING = 0x4
 """Flag of a process that is exiting (linux/sched.h). It is set in the field `flags` of proc_pid_stat(5)."""
+_SIGKILL_MASK = 1 << (signal.SIGKILL - 1)
+"""The bit of SIGKILL in the signal masks of proc_pid_status(5)."""
 _MAX_LINES = 200
 """Maximum number of lines to handle after each read of the output. If there are more lines, only the last ones are
 handled. Without this limit, a program that prints megabytes would delay the event loop."""
@@ -163,11 +165,12 @@ class ChildProcess:
 
     def _is_exiting(self) -> bool:
         """Return whether the process has begun to exit. On a busy machine, the exit can take a long time."""
+        folder = Path("/proc", str(self.pid))
         try:
-            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
+            # Read the pending signals first: a process that handles SIGKILL in the meantime is exiting.
+            return is_exiting((folder / "status").read_text(), (folder / "stat").read_text())
         except OSError:
             return True
-        return fields[0] in ("Z", "X") or bool(int(fields[6]) & _PF_EXITING)
 
     def kill(self) -> None:
         """Send SIGKILL to each process of the process group. Do not wait until the processes have exited."""
@@ -223,6 +226,18 @@ def starting(command: Sequence[str]) -> Iterator[None]:
         raise TunnelError(
             FailureReason.RESET, f"{_name(command)} cannot be started: {error.strerror or error}"
         ) from error
+
+
+def is_exiting(status: str, stat: str) -> bool:
+    """Return whether a process has begun to exit, or will exit when it next runs, because SIGKILL is pending.
+
+    Args:
+        status: The contents of proc_pid_status(5).
+        stat: The contents of proc_pid_stat(5).
+    """
+    masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd:", "ShdPnd:"))]
+    state, *_, flags = stat.rpartition(") ")[2].split()[:7]
+    return any(mask & _SIGKILL_MASK for mask in masks) or state in ("Z", "X") or bool(int(flags) & _PF_EXITING)
 
 
 def describe_exit(code: int) -> str:

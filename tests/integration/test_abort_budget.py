@@ -136,6 +136,7 @@ def test_clients_that_abort_at_the_same_time_do_not_block_the_gateway(
             {"via: t" if via == "ssh" else ""}
             targets: ["{SERVER}:{server.port}"]
             listen: 127.0.0.1:{listen}
+            hold: 60s
             check: {check}
     """)
     gateway.start().wait_up("app")
@@ -157,7 +158,7 @@ def test_clients_that_abort_at_the_same_time_do_not_block_the_gateway(
     def abort(_: int) -> None:
         together.wait(20)
         with connect(listen) as client:
-            client.settimeout(60)
+            client.settimeout(90)
             assert client.recv(100)  # the server's greeting
 
     with ThreadPoolExecutor(3 * LIMIT) as clients:

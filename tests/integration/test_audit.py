@@ -124,8 +124,7 @@ def layer_database(engine: Engine, host: Path) -> tuple[str, str]:
 
 def layer_data(engine: Engine, host: Path) -> tuple[str, str]:
     engine.run("uploads", command=("sh", "-c", "mkdir -p /uploads/in; seq 300000 > /uploads/in/file; sleep 9999"))
-    wait(lambda: engine.docker("exec", "uploads", "ls", "-l", "/uploads/in").stdout.count("file") == 1)
-    time.sleep(1)
+    wait(lambda: "1988895" in engine.docker("exec", "uploads", "ls", "-l", "/uploads/in").stdout)
     return "data-in-layer", "uploads"
 
 

@@ -34,7 +34,7 @@ MODES = {
     ' "TCP-LISTEN:{{local_port}},bind=127.0.0.1,fork", "TCP:{{host}}:{{port}}"]',
     "stdio": "kind: command, mode: stdio, suspect: 1s, lost: 5s, command: [{program}, socat, -t, 3600, STDIO,"
     ' "TCP:{{host}}:{{port}}"]',
-    "proxy_command": "login_timeout: 5s, keepalive: {{interval: 200ms, suspect: 1s, replace: 1s, lost: 5s}},"
+    "proxy_command": "login_timeout: 5s, keepalive: {{interval: 200ms, suspect: 3s, replace: 3s, lost: 10s}},"
     ' proxy_command: [{program}, socat, STDIO, "TCP:{{host}}:{{port}}"]',
 }
 
@@ -112,8 +112,9 @@ class CommandTunnelSetup:
 
     def is_served(self) -> bool:
         """Connect a client, and return whether the backend answers."""
-        with connect(self.listen) as client:
+        with contextlib.suppress(OSError), connect(self.listen) as client:
             return echo(client) == b"hello"
+        return False
 
 
 def members(group: int) -> list[int]:

@@ -268,11 +268,12 @@ def test_control_commands_report_another_server_and_names_that_cannot_exist(tmp_
 
 
 def test_requests_during_shutdown_start_nothing(gateway: Gateway) -> None:
-    gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}", shutdown="{delay: 1s, drain: 1s}")
+    gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}", shutdown="{delay: 20s, drain: 1s}")
     gateway.start().wait(lambda: gateway.state("a") == ("down", "refused"))
     assert gateway.client.post("/-/shutdown")[0] == 200
     assert gateway.client.post("/-/backends/a/resume")[0] == 409
     assert gateway.client.post("/-/reload")[0] == 409
+    assert gateway.client.post("/-/shutdown")[0] == 200  # the second request ends the delay
     assert gateway.process is not None
     deadline = time.monotonic() + 10
     while gateway.process.running:
@@ -460,7 +461,7 @@ backends:
     kind: mysql
     via: bastion
     targets: ["127.0.0.1:{shared_mariadb.port}"]
-    check: {database_check(shared_mariadb, tmp_path)}
+    check: {database_check(shared_mariadb, tmp_path, "timeout: 30s")}
   behind: {{kind: tcp, via: wrong, targets: ["127.0.0.1:1"]}}
 """)
     good = command("check", "-c", str(file), "orders")
@@ -515,7 +516,7 @@ tunnels:
   bastion: {ssh_tunnel(server)}
 backends:
   orders: {{kind: mysql, via: bastion, targets: ["127.0.0.1:{shared_mariadb.port}"],
-            check: {database_check(shared_mariadb, tmp_path)}}}
+            check: {database_check(shared_mariadb, tmp_path, "timeout: 30s")}}}
   other: {{kind: tcp, targets: ["elsewhere:1"]}}
 """)
     rendered = command("render", "authorized-keys", "-c", str(file))
@@ -655,11 +656,16 @@ def _open_if_read(fifo: Path, writers: list[int]) -> bool:
 
 def test_the_demo_runs_and_ends_by_itself() -> None:
     need(mariadb.available(), "mariadbd (package mariadb-server)")
-    done = command("demo", "--once")
+    done = command("demo", "--once", timeout=100)
     assert done.returncode == 0, done.stderr
     assert "tea, coffee, cocoa" in done.stdout
     assert "including the reconnect" in done.stdout
     assert "skipped" not in done.stdout or os.geteuid() != 0
+
+
+_DEMO = (
+    "from gateway.__main__ import main; from tests.support.worker_ports import use_own_ports; use_own_ports(); main()"
+)
 
 
 def test_the_demo_ends_with_ctrl_c(server_folder: Path) -> None:
@@ -668,7 +674,7 @@ def test_the_demo_ends_with_ctrl_c(server_folder: Path) -> None:
     place.mkdir()
     place.chmod(0o1777)  # the demo's servers run as other users, and must be able to write here
     with subprocess.Popen(
-        [sys.executable, "-u", "-m", "gateway", "demo"],
+        [sys.executable, "-u", "-c", _DEMO, "demo"],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": PYTHON_PATH, "TMPDIR": str(place)},

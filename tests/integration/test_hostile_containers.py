@@ -42,7 +42,7 @@ def test_events_with_megabytes_of_labels_are_processed(site: Site) -> None:
     site.wait(lambda: site.attachment("after") == ATTACHED)
     site.engine.docker("rm", "-f", "huge")
     site.wait(lambda: site.attachment("huge") is None)
-    assert "unit crashed" not in log_of(site)
+    assert "component crashed" not in log_of(site)
     assert "docker engine not usable" not in log_of(site)
 
 

@@ -21,6 +21,7 @@ from tests.support.gateway_process import command
 
 pytestmark = pytest.mark.integration
 
+PATIENT = "interval: 1s, timeout: 20s"
 GOLDEN = Path(__file__).parent / "mistakes.yaml"
 """The file with the expected state, reason and message of each backend in the configuration."""
 
@@ -41,8 +42,8 @@ def test_each_mistake_has_its_message(
     hosts.write_text("")
     other_host = asyncssh.read_private_key(str(tmp_path / "host_key")).export_public_key().decode()
     changed.write_text(f"[127.0.0.1]:{shared_bastion.port} {other_host}")
-    listed, orders = str(shared_bastion.known_hosts), database_check(shared_mariadb, tmp_path)
-    reports = database_check(shared_postgres, tmp_path)
+    listed, orders = str(shared_bastion.known_hosts), database_check(shared_mariadb, tmp_path, PATIENT)
+    reports = database_check(shared_postgres, tmp_path, PATIENT)
     ca_file = Authority(tmp_path / "authority").ca
     wrong = tmp_path / "wrong.secret"
     wrong.write_text("wrong")
@@ -63,15 +64,15 @@ tunnels:
   changed-host: {good.replace(listed, str(changed))}
   no-name: {good.replace("host: 127.0.0.1", "host: no-such-host.invalid")}
 backends:
-  wrong-user: {{kind: tcp, via: wrong-user, targets: ["db:1"]}}
-  wrong-key: {{kind: tcp, via: wrong-key, targets: ["db:1"]}}
-  wrong-port: {{kind: tcp, via: wrong-port, targets: ["db:1"]}}
-  not-ssh: {{kind: tcp, via: not-ssh, targets: ["db:1"]}}
-  unknown-host: {{kind: tcp, via: unknown-host, targets: ["db:1"]}}
-  changed-host: {{kind: tcp, via: changed-host, targets: ["db:1"]}}
-  no-name: {{kind: tcp, via: no-name, targets: ["db:1"]}}
-  refused: {{kind: tcp, targets: ["127.0.0.1:{closed}"]}}
-  refused-behind: {{kind: tcp, via: good, targets: ["127.0.0.1:{closed}"]}}
+  wrong-user: {{kind: tcp, via: wrong-user, targets: ["db:1"], check: {{{PATIENT}}}}}
+  wrong-key: {{kind: tcp, via: wrong-key, targets: ["db:1"], check: {{{PATIENT}}}}}
+  wrong-port: {{kind: tcp, via: wrong-port, targets: ["db:1"], check: {{{PATIENT}}}}}
+  not-ssh: {{kind: tcp, via: not-ssh, targets: ["db:1"], check: {{{PATIENT}}}}}
+  unknown-host: {{kind: tcp, via: unknown-host, targets: ["db:1"], check: {{{PATIENT}}}}}
+  changed-host: {{kind: tcp, via: changed-host, targets: ["db:1"], check: {{{PATIENT}}}}}
+  no-name: {{kind: tcp, via: no-name, targets: ["db:1"], check: {{{PATIENT}}}}}
+  refused: {{kind: tcp, targets: ["127.0.0.1:{closed}"], check: {{{PATIENT}}}}}
+  refused-behind: {{kind: tcp, via: good, targets: ["127.0.0.1:{closed}"], check: {{{PATIENT}}}}}
   mysql-password:
     kind: mysql
     targets: ["127.0.0.1:{shared_mariadb.port}"]

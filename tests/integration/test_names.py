@@ -90,7 +90,7 @@ def test_shadowing_of_a_service_of_the_same_project_is_reported(site: Site, inte
     site.wait(lambda: any(reported in each for each in site.get("/api/v1/status")["docker"]["warnings"]))
     status = command("status", "--admin-socket", str(site.folder / "admin.sock"))
     assert f"shop-app-1: {reported}" in status.stdout
-    assert f"shop-app-1: {reported}" in log_of(site)
+    site.wait(lambda: f"shop-app-1: {reported}" in log_of(site))
     assert f"shop-app-1: {reported}" in command("plan", "-c", str(path)).stdout
     assert reached(site, "shop-app-1") == "maybe"
     text = command("explain", "shop-app-1", "--admin-socket", str(site.folder / "admin.sock")).stdout
@@ -157,8 +157,9 @@ def test_explain_shows_why_a_container_reaches_a_backend_or_does_not(site: Site)
     unknown = command("explain", "absent", *socket)
     assert (unknown.returncode, "no container 'absent'" in unknown.stderr) == (2, True)
     # The log contains one warning for each unknown label, and a record of each completed attachment.
-    assert log_of(site).count("typo: unknown label gateway.enabled: did you mean gateway.enable?") == 1
-    assert "docker action completed" in log_of(site)
+    unknown_label = "typo: unknown label gateway.enabled: did you mean gateway.enable?"
+    site.wait(lambda: unknown_label in log_of(site) and "docker action completed" in log_of(site))
+    assert log_of(site).count(unknown_label) == 1
     engine.docker("stop", "-t", "0", "db")
     # The backend is down only after three probes have timed out.
     site.wait(lambda: "the backend is down" in of_backend(site, "good")["why"], timeout=60)

@@ -220,18 +220,18 @@ async def test_a_query_is_answered_beside_clients_that_do_not_read(
             def held() -> int:
                 return sum(relay.buffered for relay in link._connections[0]._relays.values())
 
-            before, now = -1, 0
+            last = [-1, -2, -3]
             async with asyncio.timeout(20):
-                while not before == now > 0:  # wait until the flood has filled all buffers
+                while not last[0] == last[1] == last[2] > 0:  # wait until the flood has filled all buffers
                     await asyncio.sleep(0.2)
-                    before, now = now, held()
+                    last = [*last[1:], held()]
             took = []
             async with asyncio.timeout(30):
                 for _ in range(20):
                     started = time.monotonic()
                     await echo_once(link, port)
                     took.append(time.monotonic() - started)
-            assert sorted(took)[10] < 0.5, took
+            assert sorted(took)[10] < 2, took
             assert held() <= 21 * 2 * 1024 * 1024
             for sock in deaf:
                 sock.close()

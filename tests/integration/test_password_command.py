@@ -71,4 +71,11 @@ def test_a_program_ends_with_a_gateway_that_is_killed(gateway: Gateway, shared_m
     gateway.wait(lambda: mark.exists() and mark.read_text().endswith("\n"))
     os.kill(gateway.pid, signal.SIGKILL)
     process = Path(f"/proc/{mark.read_text().strip()}/stat")
-    gateway.wait(lambda: not process.exists() or process.read_text().rpartition(")")[2].split()[0] == "Z")
+
+    def has_exited() -> bool:
+        try:
+            return process.read_text().rpartition(")")[2].split()[0] == "Z"
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    gateway.wait(has_exited)

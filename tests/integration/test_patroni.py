@@ -20,7 +20,7 @@ from tests.support.writer import Writer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
-PROMPTLY = 3.0
+PROMPTLY = 6.0
 """Maximum seconds from a promotion to the next write on the new primary."""
 
 

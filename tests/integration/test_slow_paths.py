@@ -106,7 +106,7 @@ async def test_a_key_exchange_on_a_full_slow_uplink_resets_nothing(tmp_path: Pat
     need_sshd()
     limit = 1 << 20
     keepalive = KeepaliveOptions(
-        interval=Duration(0.5), suspect=Duration(3.0), replace=Duration(1.5), lost=Duration(60.0)
+        interval=Duration(0.5), suspect=Duration(6.0), replace=Duration(1.5), lost=Duration(60.0)
     )
     bastion = Bastion(tmp_path / "bastion", extra=f"RekeyLimit {limit}" if who == "sshd" else "").start()
     try:

@@ -1,6 +1,8 @@
 """Tests the TLS connections of checks to databases in every `tls.mode`."""
 
+import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from gateway.backend_support import postgres_certificate_fetcher
 from gateway.backend_support.tls_options import HealthCheckTlsOptions, verify
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Stream
@@ -20,6 +23,7 @@ from gateway.relay.direct_link import DirectLink
 from tests.support import certificates
 from tests.support.probes import mysql_backend, postgres_backend, probe
 from tests.support.requirements import need
+from tests.support.servers import serving
 
 pytestmark = pytest.mark.integration
 
@@ -63,8 +67,11 @@ async def test_mysql(tls_mariadb: tuple[mariadb.MariaDB, certificates.Issued], t
         assert shown(result) == (expiry_of(authority) if tls.mode != "off" and reason is None else None)
 
 
-async def test_postgres(tls_postgres: tuple[postgres.Postgres, certificates.Issued], tmp_path: Path) -> None:
+async def test_postgres(
+    tls_postgres: tuple[postgres.Postgres, certificates.Issued], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server, authority = tls_postgres
+    monkeypatch.setattr(postgres_certificate_fetcher, "_TIMEOUT", 30.0)
     other = certificates.issue(tmp_path / "other")
     for tls, reason in (
         (HealthCheckTlsOptions(), None),
@@ -74,7 +81,7 @@ async def test_postgres(tls_postgres: tuple[postgres.Postgres, certificates.Issu
         (HealthCheckTlsOptions("verify", other.ca, certificates.NAME), FailureReason.TLS),
         (HealthCheckTlsOptions("verify", server_name=certificates.NAME), FailureReason.TLS),
     ):
-        result = await probe(postgres_backend(server, tls=tls), server.port, timeout=5)
+        result = await probe(postgres_backend(server, tls=tls), server.port, timeout=40)
         assert result.reason is reason, (tls, result.detail)
         assert (result.state is HealthState.UP) == (reason is None)
         assert shown(result) == (expiry_of(authority) if tls.mode != "off" and reason is None else None)
@@ -84,6 +91,7 @@ async def test_a_postgres_certificate_is_requested_rarely(
     tls_postgres: tuple[postgres.Postgres, certificates.Issued], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, authority = tls_postgres
+    monkeypatch.setattr(postgres_certificate_fetcher, "_TIMEOUT", 30.0)
     backend = postgres_backend(server, tls=HealthCheckTlsOptions("require"))
     dialed: list[HostPort] = []
     dial = DirectLink.socket
@@ -98,8 +106,31 @@ async def test_a_postgres_certificate_is_requested_rarely(
     monkeypatch.setattr(DirectLink, "socket", counting)
     monkeypatch.setattr(ssl.SSLContext, "load_default_certs", loading)
     for _ in range(3):
-        assert shown(await probe(backend, server.port, timeout=5)) == expiry_of(authority)
+        assert shown(await probe(backend, server.port, timeout=40)) == expiry_of(authority)
     assert len(dialed) == 3 + 1  # three logins, and one connection that reads the certificate
+
+
+async def test_a_certificate_is_reported_even_if_the_server_does_not_end_the_connection(
+    tmp_path: Path,
+) -> None:
+    issued = certificates.issue(tmp_path / "silent")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(issued.certificate, issued.key)
+    done = threading.Event()
+
+    def complete_only_the_handshake(client: socket.socket) -> None:
+        client.settimeout(20)
+        assert len(client.recv(8)) == 8
+        client.sendall(b"S")
+        with context.wrap_socket(client, server_side=True):
+            assert done.wait(20)
+
+    fetcher = postgres_certificate_fetcher.PostgresCertificateFetcher()
+    with serving(complete_only_the_handshake) as port:
+        validity = await fetcher.validity(DirectLink(), HostPort("127.0.0.1", port))
+        done.set()
+    assert validity is not None
+    assert validity.expires == expiry_of(issued)
 
 
 def shown(result: CheckResult) -> float | None:

@@ -85,7 +85,8 @@ def test_each_connection_has_a_span_with_its_phases(
         tunnels:
           bastion: {ssh_tunnel(bastion)}
         backends:
-          echo: {{kind: tcp, via: bastion, targets: ["127.0.0.1:{echo_port}"], listen: "127.0.0.1:{ports["echo"]}"}}
+          echo: {{kind: tcp, via: bastion, targets: ["127.0.0.1:{echo_port}"], listen: "127.0.0.1:{ports["echo"]}",
+                 hold: 60s}}
           closed: {{kind: tcp, targets: ["127.0.0.1:{ports["unused"]}"], listen: "127.0.0.1:{ports["closed"]}",
                     hold: 0s}}
           private: {{kind: tcp, targets: ["127.0.0.1:{echo_port}"], listen: "127.0.0.1:{ports["private"]}",
@@ -99,7 +100,7 @@ def test_each_connection_has_a_span_with_its_phases(
         held.sendall(b"hello")
         gateway.wait(lambda: gateway.backend("echo")["connections"]["waiting"] == 1)
         bastion.start()
-        held.settimeout(30)
+        held.settimeout(60)
         assert held.recv(5) == b"hello"
         with connect(ports["echo"]) as sock:
             assert echo(sock) == b"hello"

@@ -593,9 +593,11 @@ def test_dropped_packets_are_noticed(far: World, gateway: Gateway, kind: str, re
             with pytest.raises(Exception, match=r"refused|Lost connection|timed out|reset"):
                 query_mysql(far.mariadb, listen)
         back = until_a_query_succeeds(far, listen, 20)
-    assert down <= 45  # if the failure is not detected, connections end only after 60 s
-    if machine.worst < 1:  # if the gateway's process was delayed, the gateway restarted its timers
-        assert (suspect <= 15, down <= 30) == (True, True), (suspect, down)
+    # After a delay of its process, the gateway restarts its timers. If the failure is not detected, connections end
+    # only after 60 s.
+    assert down <= 57
+    if machine.worst < 1:
+        assert (suspect <= 20, down <= 40) == (True, True), (suspect, down)
     assert vpn_children(gateway) == child
     record_property("took", f"suspect after {suspect:.1f} s, down after {down:.1f} s, back after {back:.1f} s")
 

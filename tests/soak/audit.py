@@ -26,6 +26,8 @@ _STUCK = 30.0
 """An SSH connection counts as stuck if clients wait to send, but it sends nothing for this number of seconds."""
 _UNBALANCED = 3.0
 """The maximum number of seconds for which the budget may not match the open windows."""
+_IGNORED = 3.0
+"""The maximum number of seconds for which a relay may hold data for a client whose socket is writable."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -60,14 +62,15 @@ class Turn:
             window is open.
         since: The monotonic time since which the relay has waited to send, in seconds.
         passed: Number of bytes that other relays of the SSH connection have sent since the relay began to wait.
-        ignored: Whether the relay held data for the client although the client's socket was writable.
+        ignored_since: The monotonic time since which the relay has held data for the client although the client's
+            socket was writable, in seconds; None if it does not.
     """
 
     seen: Seen
     waits: bool
     since: float
     passed: int = 0
-    ignored: bool = False
+    ignored_since: float | None = None
 
 
 @dataclass
@@ -120,7 +123,7 @@ class Audit:
                 if (wrong := each.unbalanced()) is not None:
                     self.note(f"a relay {wrong.partition(':')[0]}", wrong)
             self._look_up(seen, turns, now)
-            self._look_down(seen, turns)
+            self._look_down(seen, turns, now)
         self._turns = turns
         self.channels = max(self.channels, instrumentation.channels(link))
         self.held = max(self.held, held)
@@ -157,7 +160,7 @@ class Audit:
             if moved == 0 and now - max(turn.since, self.quiet_until) > _STUCK:
                 self.note("a connection sends nothing", f"for {now - turn.since:.1f} s, and {waiting} clients wait")
 
-    def _look_down(self, seen: list[Seen], turns: dict[int, Turn]) -> None:
+    def _look_down(self, seen: list[Seen], turns: dict[int, Turn], now: float) -> None:
         """Check that relays send their buffered data to the clients that read."""
         holding = {each.fd: each for each in seen if each.held}
         poll = select.poll()
@@ -167,9 +170,12 @@ class Audit:
             if not event & select.POLLOUT:
                 continue
             key = id(holding[fd].relay)
-            turns[key].ignored = True
+            turns[key].ignored_since = now
             last = self._turns.get(key)
-            if last is not None and last.ignored and last.seen.down == holding[fd].down:
+            if last is None or last.ignored_since is None or last.seen.down != holding[fd].down:
+                continue
+            turns[key].ignored_since = last.ignored_since
+            if now - last.ignored_since > _IGNORED:
                 self.note(
                     "a client that reads gets none of its buffered data",
                     f"{holding[fd].held:,} bytes are held for it",

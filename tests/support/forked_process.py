@@ -19,6 +19,7 @@ from pyroute2 import netns  # type: ignore[import-untyped]
 from gateway import __main__
 from gateway.demo.server_process import ServerProcess, die_with_parent
 from tests.support.files import PYTHON_PATH
+from tests.support.worker_ports import use_own_ports
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _GATEWAY_MODULES = "tests.support.gateway_modules"
@@ -160,5 +161,6 @@ def _run(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    use_own_ports()
     sys.argv = ["gateway", *arguments]
     __main__.main()

@@ -131,7 +131,9 @@ class Gateway:
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
 
-def command(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def command(
+    *arguments: str, environment: dict[str, str] | None = None, timeout: float = _COMMAND_TIMEOUT
+) -> subprocess.CompletedProcess[str]:
     """Run a gateway command, and wait until it exits. A large value of COLUMNS prevents line breaks in the output."""
     variables = {"COLUMNS": "1000", **(environment or {})}
     if not can_fork(environment):
@@ -139,7 +141,7 @@ def command(*arguments: str, environment: dict[str, str] | None = None) -> subpr
             [sys.executable, "-m", "gateway", *arguments],
             capture_output=True,
             text=True,
-            timeout=_COMMAND_TIMEOUT,
+            timeout=timeout,
             check=False,
             env={**os.environ, "PYTHONPATH": PYTHON_PATH, **variables},
         )
@@ -147,7 +149,7 @@ def command(*arguments: str, environment: dict[str, str] | None = None) -> subpr
         output, errors = Path(folder, "output"), Path(folder, "errors")
         process = ForkedProcess(list(arguments), output, errors, str(Path.cwd()), variables)
         try:
-            code = process.wait(_COMMAND_TIMEOUT)
+            code = process.wait(timeout)
         except BaseException:
             process.kill()
             process.wait()

@@ -49,7 +49,7 @@ def dashboard_queries() -> dict[str, str]:
 
 def promtool(*arguments: str) -> str:
     """Run promtool. Return an empty string if promtool succeeds, and its output otherwise."""
-    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=150, check=False)
+    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=600, check=False)
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 

@@ -163,7 +163,7 @@ class Sentinel:
         config.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {folder}\nprotected-mode no\n"
             f"sentinel monitor shop 127.0.0.1 {primary.port} 1\nsentinel auth-pass shop {primary.password}\n"
-            "sentinel down-after-milliseconds shop 1000\nsentinel failover-timeout shop 10000\n"
+            "sentinel down-after-milliseconds shop 5000\nsentinel failover-timeout shop 10000\n"
         )
         program = find("redis-server") or "redis-server"
         self._process = ServerProcess([program, str(config), "--sentinel"], folder / "log")
@@ -191,7 +191,7 @@ class Sentinel:
                 with RedisClient(self.port) as client:
                     client.run("SENTINEL", "FAILOVER", "shop")
             except RedisError as error:
-                if "NOGOODSLAVE" not in str(error) or time.monotonic() > deadline:
+                if not any(code in str(error) for code in ("NOGOODSLAVE", "INPROG")) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
             else:

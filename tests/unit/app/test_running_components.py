@@ -47,7 +47,8 @@ def probed(running: RunningBackend, target: HostPort, role: DatabaseRole | None 
     """Add the result of a probe of `target` over its first path."""
     check = next(each for each in running.checks if each.target == target)
     check._probe_started = time.monotonic()
-    result = CheckResult(time.time(), 0.01, HealthState.UP, probe_result=ProbeResult(role, role == "replica"))
+    probe_result = ProbeResult(role, role == "replica", logged_in_at=time.monotonic())
+    result = CheckResult(time.time(), 0.01, HealthState.UP, probe_result=probe_result)
     check._count(result)
     check.verdict.add(result)
     running.on_check_result()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gateway.processes.child_environment import environment_of_user
-from gateway.processes.child_process import ChildProcess, exit_error
+from gateway.processes.child_process import ChildProcess, exit_error, is_exiting
 from gateway.processes.command_template import fill_placeholders
 from gateway.processes.output_log import OutputLog
 from gateway.processes.stdio_stream import StdioStream
@@ -252,3 +252,22 @@ def test_placeholders_are_replaced_once() -> None:
     assert fill_placeholders(["{host}:{port}", "${host}", '{"a":"{host}"}'], values) == (
         "{port}:1", "${host}", '{"a":"{port}"}',
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pending", "state", "flags", "expected"),
+    [
+        ("0000000000000000", "S", 0x400000, False),
+        ("0000000000004000", "S", 0x400000, False),  # SIGTERM, which the process can ignore
+        ("0000000000000100", "R", 0x400000, True),  # SIGKILL
+        ("0000000000000000", "R", 0x400004, True),
+        ("0000000000000000", "Z", 0x40000C, True),
+    ],
+)
+def test_a_process_that_is_killed_or_has_begun_to_exit_is_exiting(
+    pending: str, state: str, flags: int, expected: bool
+) -> None:
+    status = (
+        f"Name:\tprogram\nState:\t{state}\nSigPnd:\t{pending}\nShdPnd:\t0000000000000000\nSigBlk:\t0000000000000100\n"
+    )
+    assert is_exiting(status, f"7 (a ) b) {state} 1 7 7 0 -1 {flags} 120 0 0\n") is expected
