@@ -125,10 +125,13 @@ class RunningBackend:
         count, all budgets of the server adopt the limit.
         """
         budget = self.budget(check.target, check.tunnel)
-        probe_result = check.record.probe_result
-        if budget is not None and probe_result.logged_in_at is not None:
-            budget.record_login(probe_result.logged_in_at)
-            set_limit(budget.same_server, probe_result.abort_limit or budget.limit)
+        if budget is None:
+            return
+        # Use the result of this check. `check.record` also contains results over other paths.
+        result = check.last.probe_result if check.last is not None else None
+        if result is not None and result.login_started_at is not None:
+            budget.record_login(result.login_started_at)
+        set_limit(budget.same_server, check.record.probe_result.abort_limit or budget.limit)
 
     def ordered_targets(self) -> list[HostPort]:
         """Return the targets to try for a new client, best first."""

@@ -63,9 +63,10 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
         self, phases: PhaseTimer, *, verified: bool, server_public_key: bytes | None, **arguments: Any
     ) -> None:
         plugins: dict[str, Any] = {CACHING_SHA2: CachingSha2PasswordPlugin, SHA256: Sha256PasswordPlugin}
-        self.logged_in_at: float | None = None
-        """Monotonic time at which the handshake was complete; None until then. If the connection closes during the
-        handshake, the server counts an aborted handshake."""
+        self.login_started_at: float | None = None
+        """Monotonic time at which the authentication began; None until it is complete. The server resets its count of
+        aborted handshakes at this time or later. If the connection closes before the authentication is complete, the
+        server counts an aborted handshake."""
         self.is_aborted = False
         """Whether the connection failed during the handshake, so that the server counts an aborted handshake."""
         self.certificate: ValidityPeriod | None = None
@@ -86,7 +87,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
 
         If the server has sent its greeting, and the login is not complete, the server counts an aborted handshake.
         """
-        self.is_aborted = hasattr(self, "server_version") and self.logged_in_at is None
+        self.is_aborted = hasattr(self, "server_version") and self.login_started_at is None
 
     def exchange(self, data: bytes) -> MysqlPacket:
         """Send a packet, and return the response.
@@ -185,7 +186,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
         tls = PhaseRecordingSslContext(context, self._phases) if self.ssl and context is not None else None
         if tls is not None:
             self.ctx = tls
-        started = time.perf_counter()
+        started_at, started = time.monotonic(), time.perf_counter()
         self._phases.unfinished = "auth"
         try:
             super()._request_authentication()  # type: ignore[misc]
@@ -196,7 +197,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
             if self._phases.unfinished == "auth":
                 self._phases.add("auth", time.perf_counter() - started - handshake)
         self._phases.unfinished = ""
-        self.logged_in_at = time.monotonic()
+        self.login_started_at = started_at
 
     def _process_auth(self, plugin_name: bytes, auth_packet: MysqlPacket, handler: Any = None) -> MysqlPacket:
         plugin = plugin_name.decode("ascii")

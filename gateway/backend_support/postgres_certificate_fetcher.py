@@ -15,8 +15,8 @@ from gateway.errors import TargetPathError
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
 _ACCEPTED = b"S"
 _TIMEOUT = 1.0
-"""Time limit for fetching a certificate, in seconds; also for closing the connection after that. The limit is short,
-because the fetch delays the check."""
+"""Time limit for fetching a certificate and closing the connection, in seconds. The limit is short, because the fetch
+delays the check."""
 _INTERVAL = 600.0
 """Minimum seconds between two attempts to fetch the certificate of one server."""
 _INTERVAL_BEFORE_EXPIRY = 60.0
@@ -52,6 +52,7 @@ class PostgresCertificateFetcher:
         expires_soon = validity is not None and validity.expires_soon(now)
         if abs(now - fetched_at) < (_INTERVAL_BEFORE_EXPIRY if expires_soon else _INTERVAL):
             return validity
+        self._cache[target] = (now, validity)  # even if the check is cancelled, the next check must not fetch again
         # Ignore errors, because the check does not need the certificate.
         with contextlib.suppress(TargetPathError, OSError, TimeoutError):
             validity = await _fetch(link, target)
@@ -72,7 +73,8 @@ async def _fetch(link: SocketConnector, target: HostPort) -> ValidityPeriod | No
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    async with asyncio.timeout(_TIMEOUT):
+    deadline = loop.time() + _TIMEOUT
+    async with asyncio.timeout_at(deadline):
         sock = await link.socket(target)
         try:
             await loop.sock_sendall(sock, _SSL_REQUEST)
@@ -87,7 +89,7 @@ async def _fetch(link: SocketConnector, target: HostPort) -> ValidityPeriod | No
         validity = der_validity(writer.get_extra_info("ssl_object").getpeercert(binary_form=True) or b"")
         writer.close()
         with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(_TIMEOUT):
+            async with asyncio.timeout_at(deadline):
                 await writer.wait_closed()
     finally:
         writer.transport.abort()

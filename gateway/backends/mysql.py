@@ -134,7 +134,7 @@ class MysqlBackend:
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):  # the socket may already be closed
                 handle.shutdown(socket.SHUT_RDWR)  # unblocks PyMySQL, so that the query's thread exits
-            if login.logged_in_at is None:
+            if login.login_started_at is None:
                 phases.on_abandoned()
                 logins.record_abort(time.monotonic())
             await asyncio.wait({query}, timeout=_THREAD_TIMEOUT)
@@ -145,8 +145,8 @@ class MysqlBackend:
                 logins.record_abort(time.monotonic())
             raise
         finally:
-            if login.logged_in_at is not None:
-                logins.record_success(login.logged_in_at)
+            if login.login_started_at is not None:
+                logins.record_success(login.login_started_at)
 
     def _create_login(self, target: HostPort, phases: PhaseTimer, password: str) -> RestrictedMysqlConnection:
         """Return a connection object that is not connected yet. Blocks while it reads the TLS files or public key."""
@@ -175,7 +175,7 @@ class MysqlBackend:
             login.connect(sock)
             with phases("query"):
                 found = query_status(login, self.check.max_lag, has_password=self.check.has_password)
-            return replace(found, certificate=login.certificate, logged_in_at=login.logged_in_at)
+            return replace(found, certificate=login.certificate, login_started_at=login.login_started_at)
         except ssl.SSLError as error:
             login.record_failure()
             raise UnusableTargetError(FailureReason.TLS, tls_options.describe_tls_error(error)) from error

@@ -113,6 +113,9 @@ class ListeningProcess:
         now = time.monotonic()
         self.close_unused(now)
         sock, self._first = self._first, None
+        if sock is not None and has_failed(sock):
+            reset(sock)
+            sock = None
         self.last_dial = now
         if sock is None:
             sock = await self._dial()
@@ -138,7 +141,7 @@ class ListeningProcess:
         except (TimeoutError, DialError, TunnelError):
             return False
         self.close_unused()
-        self._first = sock
+        self._first = sock  # `connect` does not use it if the process has reset it
         self.last_dial = self._last_read = time.monotonic()
         self.suspect = False
         return True
@@ -174,11 +177,13 @@ class ListeningProcess:
         return self._stall_timer.update(now, last_progress, waits=sockets.has_waiting_clients)
 
     async def _dial(self) -> Stream:
+        host = _LOOPBACK[0]
         try:
-            sock = await dial(HostPort(_LOOPBACK[0], self.port), PhaseTimer(), _CONNECT_TIMEOUT)
+            sock = await dial(HostPort(host, self.port), PhaseTimer(), _CONNECT_TIMEOUT)
         except DialError:
-            sock = await dial(HostPort(_LOOPBACK[1], self.port), PhaseTimer(), _CONNECT_TIMEOUT)
-        self.host = sock.getpeername()[0]
+            host = _LOOPBACK[1]
+            sock = await dial(HostPort(host, self.port), PhaseTimer(), _CONNECT_TIMEOUT)
+        self.host = host
         return sock
 
     async def _wait_accepted(self, sock: Stream, *, leave: bool) -> None:
@@ -201,9 +206,9 @@ class ListeningProcess:
                     self._raise_if_suspect()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _MAX_ACCEPT_POLL)
-            # A process that exits also leaves no pending connections: the kernel resets them.
+            # If the process exits, the kernel resets the pending connections.
             if has_failed(sock):
-                await self.child.exits_within(0)
+                await self.child.exits_within(EXIT_DELAY)
             await self._check_running()
         except BaseException:
             reset(sock)

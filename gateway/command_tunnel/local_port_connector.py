@@ -35,6 +35,8 @@ class LocalPortConnector:
         self._context = context
         self._processes: list[ListeningProcess] = []
         """The running processes that listen on their local ports, newest last."""
+        self._waits: dict[ListeningProcess, asyncio.Task[None]] = {}
+        """For each process in `_processes`, the task that waits for its exit (`_wait`)."""
         self._starting: asyncio.Task[ListeningProcess] | None = None
         self._in_test: set[ListeningProcess] = set()
         """The processes that `_kill_unless_accepting` currently tests."""
@@ -89,7 +91,8 @@ class LocalPortConnector:
                 self._in_test.add(process)
                 self._tasks.start(self._kill_unless_accepting(process))
         usable = self._usable()
-        if usable is None and self._processes and self._starting is None and self._retry.is_over:
+        starts = usable is None and self._processes and self._starting is None and self._retry.is_over
+        if starts and not self._exited():  # `_wait` has not yet recorded the exit of a process as a failure
             self._start()
         for process in self._processes:
             if usable not in (None, process) and not (process.connections or process.suspect or process.retired):
@@ -128,9 +131,14 @@ class LocalPortConnector:
                 return each
         return None
 
+    def _exited(self) -> list[asyncio.Task[None]]:
+        """Return the tasks of processes that have exited, but are still in `_processes`."""
+        return [self._waits[each] for each in self._processes if each.child.exit_code is not None]
+
     async def _process(self) -> ListeningProcess:
         """Return a process that accepts connections; start one if there is none."""
-        usable = self._usable()
+        while (usable := self._usable()) is None and (exited := self._exited()):
+            await asyncio.wait(exited)  # `_wait` records the failure, which can delay the next start
         if usable is not None:
             return usable
         if self._starting is None:
@@ -165,7 +173,7 @@ class LocalPortConnector:
         else:
             self._retry.started()
             self._processes.append(process)
-            self._tasks.start(self._wait(process, command))
+            self._waits[process] = self._tasks.start(self._wait(process, command))
             return process
         finally:
             self._starting = None
@@ -183,6 +191,7 @@ class LocalPortConnector:
         self._retry.ended(time.monotonic() - started)
         process.close_unused()
         self._processes.remove(process)
+        del self._waits[process]
         if not self._processes:
             self._retry.failed(exit_error(command, process.child, self._context.options.login_exit_codes))
         self._context.on_change()

@@ -30,8 +30,8 @@ class ProbeResult:
         abort_limit: Number of consecutive aborted handshakes after which the server blocks their source address; None
             if the server does not count aborted handshakes.
         certificate: Validity period of the server's certificate; None if the server presented no certificate.
-        logged_in_at: Monotonic time at which the probe logged in. A login resets the server's count of aborted
-            handshakes. None if the server does not count them.
+        login_started_at: Monotonic time at which the login of the probe began. The login resets the server's count of
+            aborted handshakes. None if the probe has not logged in, or if servers of this kind do not count them.
     """
 
     role: DatabaseRole | None = None
@@ -42,7 +42,7 @@ class ProbeResult:
     unprobed: str | None = None
     abort_limit: int | None = None
     certificate: ValidityPeriod | None = None
-    logged_in_at: float | None = None
+    login_started_at: float | None = None
 
     def __post_init__(self) -> None:
         safe = {

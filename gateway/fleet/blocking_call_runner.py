@@ -19,19 +19,21 @@ class BlockingCallRunner(Generic[_T]):
     async def run(self, function: Callable[[], _T], within: float) -> _T:
         """Call `function` in a thread, and return its result.
 
-        If the function of an earlier call is still running, do not call `function`. Instead, wait for the earlier
-        function, and return its result.
+        If the function of an earlier call is still running, first wait until it has returned. Its result is ignored,
+        because it can depend on settings that have changed.
 
         Args:
             function: The function to call.
             within: Maximum seconds to wait for the result.
 
         Raises:
-            TimeoutError: The function has not returned in time. It continues to run.
+            TimeoutError: The function, or the function of an earlier call, has not returned in time. It continues to
+                run.
             Exception: The exception that the function raised.
         """
-        if self._pending is None or self._pending.done():
+        async with asyncio.timeout(within):
+            while self._pending is not None and not self._pending.done():
+                await asyncio.wait({self._pending})
             self._pending = asyncio.get_running_loop().run_in_executor(None, function)
             self._pending.add_done_callback(lambda done: done.cancelled() or done.exception())
-        async with asyncio.timeout(within):
             return await asyncio.shield(self._pending)

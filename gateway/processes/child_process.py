@@ -21,6 +21,9 @@ _TERMINATE_TIMEOUT = 3.0
 _OUTPUT_TIMEOUT = 0.5
 """Seconds to wait for the end of the output after the process has exited. The wait needs a limit, because another
 process can hold the pipe open."""
+_EXIT_TIMEOUT = 10.0
+"""Seconds to wait for the exit of a process that has begun to exit. The wait needs a limit, because the process can
+block in the kernel, for example in a file system that does not respond."""
 _CHUNK = 64 * 1024
 _MAX_LINE = 1000
 """Maximum length of an output line, in characters. Longer lines are truncated."""
@@ -155,10 +158,13 @@ class ChildProcess:
     async def exits_within(self, seconds: float) -> bool:
         """Return whether the process exits within `seconds`.
 
-        If the process has begun to exit by then, but has not exited yet, wait until it has exited, and return True.
+        If the process has begun to exit by then, but has not exited yet, wait until it has exited, but at most
+        `_EXIT_TIMEOUT` seconds.
         """
         await asyncio.wait({self._exit}, timeout=seconds)
-        if self.exit_code is None and not self._is_exiting():
+        if self.exit_code is None and self._is_exiting():
+            await asyncio.wait({self._exit}, timeout=_EXIT_TIMEOUT)
+        if self.exit_code is None:
             return False
         await self.wait()
         return True
@@ -168,7 +174,7 @@ class ChildProcess:
         folder = Path("/proc", str(self.pid))
         try:
             # Read the pending signals first: a process that handles SIGKILL in the meantime is exiting.
-            return is_exiting((folder / "status").read_text(), (folder / "stat").read_text())
+            return is_exiting(*((folder / name).read_text(errors="replace") for name in ("status", "stat")))
         except OSError:
             return True
 

@@ -419,7 +419,7 @@ async def test_no_thread_or_connection_of_a_mysql_check_outlives_its_deadline() 
     with playing(never_answer) as (port, _):
         assert (await probe(checking("p"), port, timeout=3)).reason is FailureReason.TIMEOUT
         assert await asyncio.to_thread(gone.wait, 10)
-        await _until_no_thread("mysql-check", 10)
+        await _until_no_thread("mysql-check", 4)
 
 
 async def test_scram_iterations_of_a_server_delay_neither_the_event_loop_nor_the_deadline() -> None:

@@ -317,7 +317,7 @@ def test_a_failure_keeps_its_beginning_after_a_restart(gateway: Gateway) -> None
     events_file = gateway.folder / "state" / "events.jsonl"
 
     def is_written() -> bool:
-        """Return whether the file contains the last event. On a slow disk, the gateway does not wait for the file."""
+        """Return whether the file contains the last event. The gateway writes events in the background."""
         found = [json.loads(line) for line in events_file.read_text().splitlines()] if events_file.exists() else []
         return any((each.get("name"), each.get("state")) == ("back", "up") for each in found)
 

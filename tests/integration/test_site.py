@@ -250,7 +250,7 @@ def test_after_term_queries_in_flight_finish(site: Site) -> None:
             cursor.execute("SELECT 1")
             begun.wait(10)
             try:
-                cursor.execute("SELECT SLEEP(1)")
+                cursor.execute("SELECT SLEEP(2)")
                 answered.append(1)
             except pymysql.err.MySQLError as error:
                 failed.append(error)
@@ -285,7 +285,7 @@ def test_the_drain_resets_idle_clients_before_those_that_wait_for_a_response(sit
         done: list[object] = []
 
         def ask() -> None:
-            cursor.execute("SELECT SLEEP(1)")
+            cursor.execute("SELECT SLEEP(2)")
             done.append(cursor.fetchone())
 
         asking = threading.Thread(target=ask)

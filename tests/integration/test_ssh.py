@@ -713,7 +713,7 @@ async def test_a_pause_of_the_gateway_does_not_make_connections_suspect(
         async with opened(options(sshd, keepalive=keepalive)) as link:
             held = await link.socket(HostPort("127.0.0.1", port))
             time.sleep(slept)  # noqa: ASYNC251 - the test blocks the event loop
-            await asyncio.sleep(0.05)  # the first turn of the event loop checks all connections
+            await asyncio.sleep(0.25)
             assert link.status().suspect_connections == 0
             link._options = replace(link._options, keepalive=PATIENT)  # further delays must not close the connection
             loop = asyncio.get_running_loop()

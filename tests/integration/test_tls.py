@@ -111,8 +111,9 @@ async def test_a_postgres_certificate_is_requested_rarely(
 
 
 async def test_a_certificate_is_reported_even_if_the_server_does_not_end_the_connection(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(postgres_certificate_fetcher, "_TIMEOUT", 5.0)
     issued = certificates.issue(tmp_path / "silent")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(issued.certificate, issued.key)
@@ -127,8 +128,10 @@ async def test_a_certificate_is_reported_even_if_the_server_does_not_end_the_con
 
     fetcher = postgres_certificate_fetcher.PostgresCertificateFetcher()
     with serving(complete_only_the_handshake) as port:
-        validity = await fetcher.validity(DirectLink(), HostPort("127.0.0.1", port))
-        done.set()
+        try:
+            validity = await fetcher.validity(DirectLink(), HostPort("127.0.0.1", port))
+        finally:
+            done.set()
     assert validity is not None
     assert validity.expires == expiry_of(issued)
 

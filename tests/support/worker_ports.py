@@ -6,7 +6,7 @@ from gateway.demo import server_process
 
 
 def use_own_ports() -> None:
-    """Let `gateway.demo.server_process` select only ports of this worker. Call this once in each process."""
+    """Restrict `free_port` to the ports of this worker. A second call in one process would restrict them again."""
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
         number, count = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         server_process.PORTS = server_process.PORTS[number::count]

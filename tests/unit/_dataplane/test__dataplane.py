@@ -450,7 +450,9 @@ print(c.mallinfo2().hblks - before)
 
 def test_the_thread_reports_records_and_stops_with_the_native_engine(rig: Rig) -> None:
     token, _, client = rig.join()
+    others = thread_ids()
     rig.engine.start()
+    (own,) = thread_ids() - others
     client.close()
     rig.engine.command(rig.module.COMMAND_ABORT, token, 3)
     ready, _, _ = select.select([rig.engine.fileno()], [], [], 10)
@@ -458,9 +460,10 @@ def test_the_thread_reports_records_and_stops_with_the_native_engine(rig: Rig) -
     assert rig.module.RECORD_ENDED in {kind for kind, of, _, _ in rig.engine.take() if of == token}
     ready, _, _ = select.select([rig.engine.fileno()], [], [], 0)
     assert not ready
-    before = len(thread_ids())
     rig.engine.close()
-    assert len(thread_ids()) == before - 1
+    deadline = time.monotonic() + 10
+    while own in thread_ids():  # the kernel removes the entry of a thread only after `pthread_join` has returned
+        assert time.monotonic() < deadline
 
 
 def test_a_thread_that_fails_is_reported(rig: Rig) -> None:
@@ -519,23 +522,22 @@ def test_a_listener_joins_clients_and_reports_them(rig: Rig) -> None:
     assert rig.kinds(channel) == [rig.module.RECORD_ENDED]
 
 
-def test_short_connections_are_reported_as_a_sum(rig: Rig) -> None:
-    listener = rig.listen()
-    for _ in range(100):
+def test_short_connections_are_reported_as_a_sum(new_rig: Callable[[], Rig]) -> None:
+    for _ in range(20):  # a client that stays connected for over 50 ms is not in RECORD_SERVED: try again
+        rig = new_rig()
+        listener = rig.listen()
         client = rig.connect()
         client.sendall(b"query")
-        (opened,) = (payload for payload in rig.hear() if payload[0] == OPEN)
-        number = int.from_bytes(opened[17:21], "big")
-        rig.confirm(number)
-        rig.say(bytes([DATA]) + numbers(number, 5) + b"reply")
+        assert [payload[0] for payload in rig.hear()] == [OPEN]
+        rig.confirm(0)
+        rig.say(bytes([DATA]) + numbers(0, 5) + b"reply")
         assert client.recv(100) == b"reply"
         client.close()
         rig.turn()
-        rig.say(bytes([CLOSE]) + numbers(number))
-        rig.until(lambda: rig.kinds(listener))
+        rig.say(bytes([CLOSE]) + numbers(0))
+        rig.until(lambda: rig.kinds(listener))  # noqa: B023 - waits here
         if rig.kinds(listener) == [rig.module.RECORD_SERVED]:
             break
-        rig.records.clear()  # a client that stays connected for over 50 ms is not in RECORD_SERVED: try again
     ((clients, resets, to_backend, from_backend),) = (
         arguments for kind, _, arguments, _ in rig.records if kind == rig.module.RECORD_SERVED
     )
@@ -566,8 +568,9 @@ def test_the_bytes_of_an_accepted_client_are_reported_after_the_client(rig: Rig)
     rig.hear()
     rig.confirm(0)
     rig.turn()
-    assert [kind for kind, _, _, _ in rig.records] == [rig.module.RECORD_JOINED, rig.module.RECORD_TAP]
-    (_, _, (channel, *_), _), (_, of, (from_backend, *_), data) = rig.records
+    records = [each for each in rig.records if each[0] != rig.module.RECORD_HISTOGRAM]
+    assert [kind for kind, _, _, _ in records] == [rig.module.RECORD_JOINED, rig.module.RECORD_TAP]
+    (_, _, (channel, *_), _), (_, of, (from_backend, *_), data) = records
     assert (of, from_backend, data) == (channel, 0, b"login")
     rig.engine.command(rig.module.COMMAND_UNTAP, channel, 0)
     rig.say(bytes([DATA]) + numbers(0, 2) + b"ok")
@@ -701,40 +704,48 @@ def test_a_listener_stops_if_a_channel_opens_slowly(rig: Rig) -> None:
     assert rig.kinds(listener) == [rig.module.RECORD_JOINED, rig.module.RECORD_STOPPED]
 
 
-def test_clients_share_the_connections_and_few_channels_open_at_the_same_time(rig: Rig) -> None:
-    near, far = socket.socketpair()
-    rig.clients.append(far)
-    second, key = rig.engine.token(), (CIPHER, KEY, IV, 0)
-    rig.engine.connection(second, near.detach(), key, key, 1 << 18, True, 1 << 40, 0, 1 << 25, 1 << 18)
-    rig.listen(rig.connection, second)
-    for _ in range(66):
-        rig.connect()
-    assert len(rig.hear()) == 32
-    rig.confirm(0)
-    rig.turn()
-    assert len(rig.hear()) == 1
+def test_clients_share_the_connections_and_few_channels_open_at_the_same_time(new_rig: Callable[[], Rig]) -> None:
+    for _ in range(20):  # the listener stops if a channel does not open within 0.4 s: try again
+        rig = new_rig()
+        near, far = socket.socketpair()
+        rig.clients.append(far)
+        second, key = rig.engine.token(), (CIPHER, KEY, IV, 0)
+        rig.engine.connection(second, near.detach(), key, key, 1 << 18, True, 1 << 40, 0, 1 << 25, 1 << 18)
+        listener = rig.listen(rig.connection, second)
+        for _ in range(66):
+            rig.connect()
+        opened = len(rig.hear())
+        rig.confirm(0)
+        rig.turn()
+        if rig.module.RECORD_STOPPED not in rig.kinds(listener):
+            break
+    assert (opened, len(rig.hear())) == (32, 1)
     windows = [int.from_bytes(payload[21:25], "big") for payload in unsealed(far)]
     assert windows == [1 << 18] * 32  # this SSH connection permits no larger windows (`growth_bytes` is 0)
 
 
-def test_a_listener_counts_the_periods_in_which_most_channels_meet_full_connections(rig: Rig) -> None:
-    listener = rig.listen(full_load=2)
-
-    def counted() -> bool:
-        """Connect clients for over one second. Return whether a period with full connections was counted."""
-        for pause in (0, 0, 0, 0, 1.05):
-            rig.connect()
-            time.sleep(pause)
+def test_a_listener_counts_the_periods_in_which_most_channels_meet_full_connections(
+    new_rig: Callable[[], Rig],
+) -> None:
+    def connect(rig: Rig, number: int) -> None:
         rig.connect()
-        return rig.engine.gauge(listener)[1] > 0
+        rig.confirm(number)
 
-    # Try again on a slow machine, because the listener does not count a period of two seconds or more.
-    assert counted() or any(counted() for _ in range(10))
+    for _ in range(10):  # the listener does not count a period of two seconds or more: try again
+        rig = new_rig()
+        listener = rig.listen(full_load=2)
+        for number, pause in enumerate((0, 0, 0, 0, 1.05, 0)):
+            connect(rig, number)
+            time.sleep(pause)
+        if rig.engine.gauge(listener)[1]:
+            break
     before = rig.engine.gauge(listener)[1]
+    assert before > 0
     time.sleep(2.1)
-    rig.connect()  # a period of two seconds or more is not counted
+    connect(rig, 6)  # a period of two seconds or more is not counted
     time.sleep(1.1)
-    rig.connect()  # a period in which only one channel opens is not counted
+    connect(rig, 7)  # a period in which only one channel opens is not counted
+    assert rig.module.RECORD_STOPPED not in rig.kinds(listener)
     assert rig.engine.gauge(listener)[1] == before
 
 
@@ -807,8 +818,8 @@ def test_the_thread_accepts_every_client_until_the_rule_is_withdrawn(rig: Rig) -
     assert rig.engine.inspect(listener) is None
 
 
-def thread_ids() -> list[int]:
-    return [int(each.name) for each in Path("/proc/self/task").iterdir()]
+def thread_ids() -> set[int]:
+    return {int(each.name) for each in Path("/proc/self/task").iterdir()}
 
 
 @pytest.fixture(scope="module")

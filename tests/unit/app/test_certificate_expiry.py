@@ -176,6 +176,9 @@ async def test_files_that_hang_are_reported_once_and_block_one_thread(
     with caplog.at_level(logging.WARNING):
         task = asyncio.create_task(watch.run(lambda: None))
         try:
+            async with asyncio.timeout(20):
+                while not (calls and caplog.records):
+                    await asyncio.sleep(0.01)
             await asyncio.sleep(0.1)
             assert len(calls) == 1
             assert [each.getMessage().count("hang") for each in caplog.records] == [1]

@@ -109,11 +109,8 @@ async def test_a_file_system_that_hangs_does_not_block_later_reloads(
     file.write_text("backends: {}\n")
     monkeypatch.setattr(reloader, "_LOAD_TIMEOUT", 0.1)
     monkeypatch.setattr(reloader, "find_stale_files", lambda _: released.wait(60) or [])
-
-    def invalid() -> Config:
-        raise GatewayError("not valid")
-
-    subject = Reloader(Config(), invalid, file, ServiceAuditLog("a"), Mock(), asyncio.Event(), Mock(), Mock())
+    subject = Reloader(Config(), Mock(), file, ServiceAuditLog("a"), Mock(), asyncio.Event(), Mock(), Mock())
+    monkeypatch.setattr(subject, "_load", AsyncMock(side_effect=GatewayError("not valid")))
     subject.start(Mock(config=Config(), listeners={}), Mock(), Mock(renew=AsyncMock()), {})
     try:
         for _ in range(2):

@@ -43,11 +43,13 @@ def started(first: Config) -> RunningComponents:
     return runtime
 
 
-def probed(running: RunningBackend, target: HostPort, role: DatabaseRole | None = None) -> None:
+def probed(
+    running: RunningBackend, target: HostPort, role: DatabaseRole | None = None, login_started_at: float | None = None
+) -> None:
     """Add the result of a probe of `target` over its first path."""
     check = next(each for each in running.checks if each.target == target)
     check._probe_started = time.monotonic()
-    probe_result = ProbeResult(role, role == "replica", logged_in_at=time.monotonic())
+    probe_result = ProbeResult(role, role == "replica", login_started_at=login_started_at)
     result = CheckResult(time.time(), 0.01, HealthState.UP, probe_result=probe_result)
     check._count(result)
     check.verdict.add(result)
@@ -118,8 +120,24 @@ async def test_a_login_of_a_check_resets_the_budget_after_the_clock_was_set_back
     assert budget.aborted == 1
     set_clock_back(monkeypatch)
     await asyncio.sleep(0.001)
-    probed(running, target)
+    probed(running, target, login_started_at=time.monotonic())
     assert budget.aborted == 0
+
+
+async def test_a_login_of_a_check_resets_only_earlier_aborts_over_the_same_path() -> None:
+    runtime = started(config("mysql://db?via=a,b"))
+    running, target = runtime.backends["shop"], HostPort("db", 3306)
+    first, second = (running.budget(target, name) for name in ("a", "b"))
+    assert first is not None
+    assert second is not None
+    now = time.monotonic()
+    for budget in (first, second):
+        budget.record_aborted(now - 20)
+    probed(running, target, login_started_at=now - 40)
+    assert (first.aborted, second.aborted) == (2, 2)  # the sum over both paths
+    probed(running, target, login_started_at=now)
+    assert first.aborted == 0
+    assert second.aborted > 0
 
 
 async def test_the_view_of_a_target_is_the_same_until_the_target_changes() -> None:

@@ -106,7 +106,7 @@ async def test_the_password_command_needs_a_descriptor(tmp_path: Path, monkeypat
 async def test_the_program_and_its_children_are_killed_at_the_deadline(tmp_path: Path) -> None:
     mark = tmp_path / "pids"
     body = f"sleep 1000 & echo $! $$ > {mark}; exec sleep 1000"
-    for within in (1, 5, 25):
+    for within in (5, 25):
         assert f"did not exit within {within} s" in await failure(script(tmp_path, body), within=within)
         if mark.exists():
             break  # On a slow machine, the timeout can stop the program before it writes the file.

@@ -265,9 +265,12 @@ async def test_a_failed_request_names_the_port() -> None:
     result = await probe(with_http_role(Database(PRIMARY), HttpRoleQueryOptions(port=port)), 1)
     assert (result.state, result.reason) == (HealthState.DOWN, FailureReason.REFUSED)
     assert result.detail.startswith(f"via_http, port {port}: ")
-    for behavior, reason in ((silent, FailureReason.TIMEOUT), (resetting, FailureReason.RESET)):
+    for behavior, limit, reason in (
+        (silent, 0.5, FailureReason.TIMEOUT),
+        (resetting, 10.0, FailureReason.RESET),
+    ):
         with serving(behavior) as port:
-            result = await probe(with_http_role(Database(PRIMARY), HttpRoleQueryOptions(port=port)), 1, timeout=0.5)
+            result = await probe(with_http_role(Database(PRIMARY), HttpRoleQueryOptions(port=port)), 1, timeout=limit)
         assert (result.reason, f"via_http, port {port}" in result.detail) == (reason, True), result.detail
 
 

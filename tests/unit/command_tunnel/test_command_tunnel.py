@@ -20,7 +20,7 @@ from gateway.command_tunnel.port_reservations import release_port, reserve_port
 from gateway.command_tunnel.sock_diag import is_listening, read_connection
 from gateway.command_tunnel.stall_timer import StallTimer
 from gateway.config import ConfigSources, load
-from gateway.demo.server_process import listening
+from gateway.demo.server_process import free_port, listening
 from tests.support.files import REPOSITORY, scratch
 
 PAGE = REPOSITORY / "docs/commands.md"
@@ -145,8 +145,8 @@ def test_the_state_of_one_connection(source: str, listen: str, host: str, monkey
 def test_sockets_of_other_addresses_are_ignored() -> None:
     """Another user can listen on the same port number at another address."""
     with contextlib.ExitStack() as stack:
-        program = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        port = program.getsockname()[1]
+        port = free_port()
+        program = stack.enter_context(socket.create_server(("127.0.0.1", port)))
         inode = os.fstat(program.fileno()).st_ino
         others = [
             stack.enter_context(socket.create_server((host, port), family=family))
@@ -190,8 +190,8 @@ def test_a_listening_socket_is_found(monkeypatch: pytest.MonkeyPatch, address: s
         monkeypatch.setattr(sock_diag, "_NETLINK_SOCK_DIAG", 31)
     find = is_listening if source == "sock_diag" else listening
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as server:
-        server.bind((address, 0))
-        port = server.getsockname()[1]
+        port = free_port()  # another process can listen on a port of the kernel's choice, at another address
+        server.bind((address, port))
         assert not find(port)
         server.listen()
         assert find(port)

@@ -18,7 +18,6 @@ class Child:
     last_line = ""
 
     async def exits_within(self, seconds: float) -> bool:
-        assert seconds == 0
         self.exit_code = 1
         return True
 

@@ -332,13 +332,13 @@ async def test_an_address_without_the_secret_uses_few_descriptors_and_blocks_no_
     async with running(one), contextlib.AsyncExitStack() as stack:
         await until(lambda: not socket_is_free(port))
         ended = 0
-        for _ in range(20):
+        for number in range(20):
             reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.9", 0))
             stack.callback(writer.close)
             with contextlib.suppress(TimeoutError, ConnectionError):
-                async with asyncio.timeout(0.2):
+                async with asyncio.timeout(0.2 if number < 2 else 10):  # two handshakes can be in progress
                     ended += not await reader.read(1)
-        assert ended >= 18
+        assert ended == 18
         named.add("127.0.0.1")
         async with running(two):
             await until(lambda: "app@node-2" in one.names())

@@ -14,7 +14,7 @@ from gateway.fleet.options import FleetOptions
 
 
 def options(*members: str, file: Path | None = None) -> FleetOptions:
-    return FleetOptions(members=tuple(map(parse_member, members)), file=file, timeout=Duration(0.2))
+    return FleetOptions(members=tuple(map(parse_member, members)), file=file, timeout=Duration(20.0 if file else 0.2))
 
 
 async def refresh(found: MemberDiscovery, wanted: FleetOptions) -> list[str]:

@@ -23,6 +23,7 @@ from gateway.contracts.native_listener_interfaces import (
 )
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
+from gateway.forwarding import native_acceptor
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, set_limit
 from gateway.forwarding.admission import AdmissionRules, UnixSocketRule
 from gateway.forwarding.backend_route import BackendRoute
@@ -227,9 +228,10 @@ async def test_permits_do_not_exceed_the_handshake_budget() -> None:
         assert budget.aborted == 3
         # The aborted handshakes use up handshake budget, so the link is allowed to accept fewer clients.
         assert listener.reserved == int(0.75 * (18 - 3))
+        budget.record_aborted(time.monotonic())
         listener.handler.on_served(listener, ShortLivedConnectionTotals(1, 0, 5, 5))
-        # The login can be older than the aborted handshakes, so the login does not reset the count.
-        assert budget.aborted == 3
+        # The login can be older than the last aborted handshake, so the login does not reset the count.
+        assert budget.aborted > 0
         budget.record_login(time.monotonic() + 1.0)
         with rig.dial() as client:
             await listener.accept_and_join()
@@ -288,6 +290,7 @@ async def test_a_client_that_the_link_connects_after_the_forward_has_ended_is_re
         listener = await rig.offered()
         client = rig.dial()
         relay = await listener.link.join(listener.accept(), listener.rule.to, listener.rule.latency)
+        await rig.echo(client)
     with client:
         listener.handler.on_joined(listener, relay, None)
         assert await relay.ended is CloseReason.ABORTED
@@ -303,7 +306,10 @@ async def test_a_client_of_a_listener_that_was_not_created_completely_is_reset()
             assert await relay.ended is CloseReason.ABORTED
 
 
-async def test_this_process_accepts_again_when_the_link_stops_or_another_path_is_better() -> None:
+async def test_this_process_accepts_again_when_the_link_stops_or_another_path_is_better(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(native_acceptor, "_RETRY_AFTER", 60.0)
     async with running(AdmissionRules("b")) as rig:
         listener = await rig.offered()
         rig.forward.move_clients(frozenset())
@@ -317,7 +323,7 @@ async def test_this_process_accepts_again_when_the_link_stops_or_another_path_is
         with rig.dial() as client:
             await rig.echo(client)
         second.withdrawn = True
-        assert rig.accepting == []  # For 1 s after a failure, the link accepts no clients.
+        assert rig.accepting == []  # For `_RETRY_AFTER` after a failure, the link accepts no clients.
         assert {listener.recalled, second.recalled} == {False}
         rig.forward.abort_all()
         assert {listener.recalled, second.recalled} == {True}

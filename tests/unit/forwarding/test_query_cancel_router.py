@@ -240,7 +240,8 @@ async def test_silent_clients_beyond_the_limit_do_not_block_cancel_requests(
         await until(lambda: at.rejected == {"max_connections": 44})
 
 
-async def test_a_client_beyond_the_limit_uses_no_regular_slot() -> None:
+async def test_a_client_beyond_the_limit_uses_no_regular_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query_cancel_router, "_CLASSIFY_TIMEOUT", 60.0)
     async with Server().listening() as server, gate([server], max_connections=1) as at:
         session = await at.session()
         # The forward accepts one client beyond `max_connections`, because the client might send a cancel request.

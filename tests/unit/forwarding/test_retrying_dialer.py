@@ -222,7 +222,7 @@ async def test_the_error_is_permanent_only_if_every_path_is_prohibited() -> None
     with pytest.raises(DialError, match="no"):
         # The dialer reports the error immediately, and does not wait for the hold of 5 s.
         await asyncio.wait_for(both.join(), 2)
-    mixed = Paths(Scripted("prohibited"), Scripted("refused"), hold=0.3)
+    mixed = Paths(Scripted("prohibited"), Scripted("refused"), hold=1.0)
     with pytest.raises(DialError, match="no"):
         await mixed.join()
     assert len(mixed.failed) > 2

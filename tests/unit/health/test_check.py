@@ -154,15 +154,15 @@ async def test_the_history_shows_that_a_target_was_blocked_once_per_interval() -
 async def test_failing_traffic_does_not_shorten_the_fast_interval() -> None:
     backend = Scripted(ProbeResult())
     async with checking(backend, Uplink(), fast_interval=0.2) as check:
+        await until(lambda: len(backend.probed_at) == 2)  # the first result changes the state
         await asyncio.sleep(0.25)
         began = time.monotonic()
         check.check_soon()
-        await until(lambda: len(backend.probed_at) == 2)
-        assert backend.probed_at[1] - began < 0.15  # The first requested probe starts immediately.
-        while len(backend.probed_at) < 6 and time.monotonic() < began + 20:
+        await until(lambda: len(backend.probed_at) == 3)  # the next probe would be due only after a minute
+        while len(backend.probed_at) < 7 and time.monotonic() < began + 20:
             check.check_soon()
             await asyncio.sleep(0.002)
-        pauses = [after - before for before, after in zip(backend.probed_at[1:], backend.probed_at[2:], strict=False)]
+        pauses = [after - before for before, after in zip(backend.probed_at[2:], backend.probed_at[3:], strict=False)]
         assert len(pauses) == 4
         assert min(pauses) > 0.15
 

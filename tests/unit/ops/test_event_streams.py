@@ -148,7 +148,7 @@ async def test_a_stream_ends_when_its_token_is_replaced(tmp_path: Path, monkeypa
 
 
 async def test_a_client_that_does_not_read_is_disconnected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "limits_for", lambda *_, **__: HttpConnectionLimits(8, 8, response=0.5))
+    monkeypatch.setattr(server, "limits_for", lambda *_, **__: HttpConnectionLimits(8, 8, response=3.0))
     monkeypatch.setattr(event_streams, "_HEARTBEAT", 0.05)
     log = EventLog()
     async with serving(tmp_path, log) as address:

@@ -215,8 +215,15 @@ async def test_a_write_that_fails_is_reported_until_a_later_one_succeeds(
     assert lines(await loaded(tmp_path)) == lines(log)
 
 
+@pytest.fixture(autouse=True)
+def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lengthen the timeouts of reads and writes, because the disk can be busy."""
+    monkeypatch.setattr(events_file, "_READ_TIMEOUT", WITHIN)
+    monkeypatch.setattr(events_file, "_WRITE_TIMEOUT", WITHIN)
+
+
 @pytest.fixture
-def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+def slow_disk(long_timeouts: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Simulate a file system that does not respond until the test sets the returned `threading.Event`."""
     ready = threading.Event()
 
@@ -233,7 +240,7 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 async def test_a_slow_disk_at_the_start_costs_no_event(
-    tmp_path: Path, slow_disk: threading.Event, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, slow_disk: threading.Event, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = EventLog()
     before.observe(ORDERS, "down")
@@ -249,6 +256,7 @@ async def test_a_slow_disk_at_the_start_costs_no_event(
     ]
     assert (tmp_path / NAME).read_text().splitlines() == lines(before)
     slow_disk.set()
+    monkeypatch.setattr(events_file, "_READ_TIMEOUT", WITHIN)
     async with asyncio.timeout(WITHIN):
         while (tmp_path / NAME).read_text().splitlines() == lines(before):
             await file.write()

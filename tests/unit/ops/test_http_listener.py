@@ -80,7 +80,7 @@ async def test_a_request_whose_headers_do_not_end_is_closed(start: bytes) -> Non
 
 
 async def test_an_unfinished_second_request_is_closed_and_an_idle_connection_is_kept_until_its_timeout() -> None:
-    async with serving(HttpConnectionLimits(8, 8, head=0.3, idle=60)) as (_, address):
+    async with serving(HttpConnectionLimits(8, 8, head=3, idle=60)) as (_, address):
         (one, slow), (other, idle) = [await asyncio.open_connection(*address) for _ in range(2)]
         for reader, writer in ((one, slow), (other, idle)):
             writer.write(REQUEST)

@@ -1,7 +1,6 @@
 import asyncio
 import logging
 import socket
-import time
 
 import pytest
 
@@ -21,12 +20,11 @@ async def test_handlers_and_timers_share_the_loop() -> None:
     with near, far:
         far.send(b"x")  # The test never reads the byte, so the socket stays ready.
         poller().add(near.fileno(), busy, READ)
-        started = time.monotonic()
-        await asyncio.sleep(0.05)
-        late = time.monotonic() - started - 0.05
+        # If the poller ran handlers until no socket is ready, the timer would never run.
+        async with asyncio.timeout(20):
+            while calls <= 100:
+                await asyncio.sleep(0.05)
         poller().remove(near.fileno())
-    assert calls > 100
-    assert late < 20  # If the poller ran handlers until no socket is ready, the timer would never run.
 
 
 async def test_a_handler_can_wake_a_task() -> None:
@@ -40,7 +38,7 @@ async def test_a_handler_can_wake_a_task() -> None:
 
         poller().add(near.fileno(), wake, READ)
         far.send(b"hello")
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             assert await woken == b"hello"
 
 
@@ -56,7 +54,7 @@ async def test_a_handler_can_set_a_timer() -> None:
 
         poller().add(near.fileno(), later, READ)
         far.send(b"x")
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             await fired
 
 

@@ -115,7 +115,7 @@ def test_bulk_data_uses_a_pipe_that_an_idle_pair_does_not_keep(new_pair: Any, un
     assert pair.ended() is None
     pair.backend.shutdown(socket.SHUT_WR)
     assert pair.ended() == (0, -1, -1)
-    assert open_descriptors() == before - 2
+    assert open_descriptors() <= before - 2
 
 
 def test_bulk_data_is_copied_without_descriptors_for_a_pipe(new_pair: Any) -> None:

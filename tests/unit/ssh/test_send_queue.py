@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 from gateway.contracts.states import CloseReason
+from gateway.ssh import send_queue
 from gateway.ssh.send_queue import SendQueue
 from gateway.ssh.ssh_connection import SshConnection
 
@@ -43,7 +44,8 @@ def drain(queue: SendQueue, peer: socket.socket) -> None:
         queue.drain()
 
 
-async def test_turns_stay_short_when_a_slow_path_takes_a_burst() -> None:
+async def test_turns_stay_short_when_a_slow_path_takes_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(send_queue, "_SLOW_PERIOD", 60.0)
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
         client.connect(server.getsockname())

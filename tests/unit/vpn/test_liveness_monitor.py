@@ -81,4 +81,5 @@ async def test_a_reconnecting_vpn_is_closed_also_after_a_pause_of_the_gateway(sl
         async with asyncio.timeout(20):
             while "lose" not in link.acts:
                 await asyncio.sleep(0.02)
-    assert reported == [TunnelState.SUSPECT, TunnelState.BACKOFF]
+    assert reported[0] is TunnelState.SUSPECT
+    assert set(reported[1:]) == {TunnelState.BACKOFF}  # after a further delay, the monitor reports the state again
