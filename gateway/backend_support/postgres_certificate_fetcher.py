@@ -52,11 +52,12 @@ class PostgresCertificateFetcher:
         expires_soon = validity is not None and validity.expires_soon(now)
         if abs(now - fetched_at) < (_INTERVAL_BEFORE_EXPIRY if expires_soon else _INTERVAL):
             return validity
-        self._cache[target] = (now, validity)  # even if the check is cancelled, the next check must not fetch again
-        # Ignore errors, because the check does not need the certificate.
-        with contextlib.suppress(TargetPathError, OSError, TimeoutError):
-            validity = await _fetch(link, target)
-        self._cache[target] = (now, validity)
+        try:
+            # Ignore errors, because the check does not need the certificate.
+            with contextlib.suppress(TargetPathError, OSError, TimeoutError):
+                validity = await _fetch(link, target)
+        finally:
+            self._cache[target] = (now, validity)  # also if the check is cancelled, to not delay each check
         return validity
 
 

@@ -138,7 +138,7 @@ class LocalPortConnector:
     async def _process(self) -> ListeningProcess:
         """Return a process that accepts connections; start one if there is none."""
         while (usable := self._usable()) is None and (exited := self._exited()):
-            await asyncio.wait(exited)  # `_wait` records the failure, which can delay the next start
+            await asyncio.shield(exited[0])  # `_wait` records the failure, which can delay the next start
         if usable is not None:
             return usable
         if self._starting is None:
@@ -181,7 +181,7 @@ class LocalPortConnector:
     async def _wait(self, process: ListeningProcess, command: tuple[str, ...]) -> None:
         """Wait until a process exits, and remove it from `_processes`.
 
-        If it was the only process, record a failure, even if the exit code is 0.
+        If clients cannot use another process, record a failure, even if the exit code is 0.
         """
         started = time.monotonic()
         try:
@@ -192,6 +192,6 @@ class LocalPortConnector:
         process.close_unused()
         self._processes.remove(process)
         del self._waits[process]
-        if not self._processes:
+        if not self._processes or (not process.retired and self._usable() is None):
             self._retry.failed(exit_error(command, process.child, self._context.options.login_exit_codes))
         self._context.on_change()

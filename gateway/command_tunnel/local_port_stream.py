@@ -50,7 +50,7 @@ class LocalPortStream:
         data = await self._loop.sock_recv(self._sock, _CHUNK)
         if data:
             self._process.last_received = time.monotonic()
-        elif await self._process.child.exits_within(_EXIT_DELAY):
+        elif await self._process.child.exits_within(_EXIT_DELAY) or self._process.child.is_exiting:
             raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         return data
 

@@ -24,7 +24,7 @@ class BlockingCallRunner(Generic[_T]):
 
         Args:
             function: The function to call.
-            within: Maximum seconds to wait for the result.
+            within: Maximum seconds to wait, including the wait for the function of an earlier call.
 
         Raises:
             TimeoutError: The function, or the function of an earlier call, has not returned in time. It continues to

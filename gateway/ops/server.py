@@ -106,7 +106,7 @@ class OpsServer:
                 use.
         """
         try:
-            # Without the lock, concurrent calls would share one read, which might have started before a file changed.
+            # Without the lock, the time limit of a call would include the reads of other calls.
             async with self._renewing:
                 self._secrets = await self._secret_reads.run(lambda: read_secrets(self._settings), _READ_TIMEOUT)
         except TimeoutError as error:

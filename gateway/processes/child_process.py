@@ -156,27 +156,30 @@ class ChildProcess:
         return code
 
     async def exits_within(self, seconds: float) -> bool:
-        """Return whether the process exits within `seconds`.
+        """Return whether the process has exited. Wait at most `seconds` for the exit.
 
-        If the process has begun to exit by then, but has not exited yet, wait until it has exited, but at most
-        `_EXIT_TIMEOUT` seconds.
+        If the process has begun to exit by then, wait up to `_EXIT_TIMEOUT` seconds longer. If this method returns
+        False and `is_exiting` is true, the exit is blocked in the kernel.
         """
         await asyncio.wait({self._exit}, timeout=seconds)
-        if self.exit_code is None and self._is_exiting():
+        if self.exit_code is None and self.is_exiting:
             await asyncio.wait({self._exit}, timeout=_EXIT_TIMEOUT)
         if self.exit_code is None:
             return False
         await self.wait()
         return True
 
-    def _is_exiting(self) -> bool:
-        """Return whether the process has begun to exit. On a busy machine, the exit can take a long time."""
+    @property
+    def is_exiting(self) -> bool:
+        """Whether the process has begun to exit, or has exited. On a busy machine, the exit can take a long time."""
         folder = Path("/proc", str(self.pid))
         try:
             # Read the pending signals first: a process that handles SIGKILL in the meantime is exiting.
-            return is_exiting(*((folder / name).read_text(errors="replace") for name in ("status", "stat")))
-        except OSError:
+            return has_begun_to_exit(*((folder / name).read_text(errors="replace") for name in ("status", "stat")))
+        except (FileNotFoundError, ProcessLookupError):
             return True
+        except OSError:
+            return False
 
     def kill(self) -> None:
         """Send SIGKILL to each process of the process group. Do not wait until the processes have exited."""
@@ -194,7 +197,7 @@ class ChildProcess:
             if self.exit_code is None:
                 self.was_stopped = True
                 self._signal(signal.SIGTERM)
-                await self.exits_within(_TERMINATE_TIMEOUT)
+                await asyncio.wait({self._exit}, timeout=_TERMINATE_TIMEOUT)
         finally:
             # Other processes that the program started in its group may still be running.
             self.kill()
@@ -234,7 +237,7 @@ def starting(command: Sequence[str]) -> Iterator[None]:
         ) from error
 
 
-def is_exiting(status: str, stat: str) -> bool:
+def has_begun_to_exit(status: str, stat: str) -> bool:
     """Return whether a process has begun to exit, or will exit when it next runs, because SIGKILL is pending.
 
     Args:

@@ -150,14 +150,17 @@ class StdioStream:
             The data; empty if the process has closed its output without a failure.
 
         Raises:
-            ConnectionResetError: The process has failed: its exit code is not 0.
+            ConnectionResetError: The exit code of the process is not 0, or its exit is blocked in the kernel.
         """
         data = await read_pipe(self._output, _CHUNK)
         if data:
             self.received += len(data)
             self._last_received = time.monotonic()
-        elif await self._exits_after_end() and self.child.exit_code:
-            raise ConnectionResetError(f"the program ended with {describe_exit(self.child.exit_code)}")
+        elif await self._exits_after_end():
+            if self.child.exit_code:
+                raise ConnectionResetError(f"the program ended with {describe_exit(self.child.exit_code)}")
+        elif self.child.is_exiting:
+            raise ConnectionResetError("the program has not exited in time")
         return data
 
     async def _exits_after_end(self) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gateway.processes.child_environment import environment_of_user
-from gateway.processes.child_process import ChildProcess, exit_error, is_exiting
+from gateway.processes.child_process import ChildProcess, exit_error, has_begun_to_exit
 from gateway.processes.command_template import fill_placeholders
 from gateway.processes.output_log import OutputLog
 from gateway.processes.stdio_stream import StdioStream
@@ -270,4 +270,4 @@ def test_a_process_that_is_killed_or_has_begun_to_exit_is_exiting(
     status = (
         f"Name:\tprogram\nState:\t{state}\nSigPnd:\t{pending}\nShdPnd:\t0000000000000000\nSigBlk:\t0000000000000100\n"
     )
-    assert is_exiting(status, f"7 (a ) b) {state} 1 7 7 0 -1 {flags} 120 0 0\n") is expected
+    assert has_begun_to_exit(status, f"7 (a ) b) {state} 1 7 7 0 -1 {flags} 120 0 0\n") is expected
