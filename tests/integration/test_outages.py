@@ -408,7 +408,8 @@ def test_slow_readers_use_no_more_memory_than_calculated(gateway: Gateway, basti
         clients = [connect(listen) for _ in range(readers)]
         time.sleep(4)
         grown = resident(gateway.pid) - before
-        assert grown < readers * (2 << 20) + (40 << 20)
+        # The heap can be fragmented: on a busy machine, it has used up to half as much memory again as the buffers.
+        assert grown < readers * (3 << 20) + (40 << 20)
         for client in clients:
             client.close()
 
