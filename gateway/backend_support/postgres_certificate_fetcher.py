@@ -57,7 +57,8 @@ class PostgresCertificateFetcher:
             with contextlib.suppress(TargetPathError, OSError, TimeoutError):
                 validity = await _fetch(link, target)
         finally:
-            self._cache[target] = (now, validity)  # also if the check is cancelled, to not delay each check
+            # Also after a cancellation: otherwise, the fetch could delay each check until its timeout.
+            self._cache[target] = (now, validity)
         return validity
 
 

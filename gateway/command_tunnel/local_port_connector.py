@@ -91,8 +91,9 @@ class LocalPortConnector:
                 self._in_test.add(process)
                 self._tasks.start(self._kill_unless_accepting(process))
         usable = self._usable()
-        starts = usable is None and self._processes and self._starting is None and self._retry.is_over
-        if starts and not self._exited():  # `_wait` has not yet recorded the exit of a process as a failure
+        # Do not start a process while `_wait` has still to record an exit, which can delay the next start.
+        is_idle = self._starting is None and not self._exited()
+        if usable is None and self._processes and is_idle and self._retry.is_over:
             self._start()
         for process in self._processes:
             if usable not in (None, process) and not (process.connections or process.suspect or process.retired):

@@ -2,12 +2,10 @@
 
 import asyncio
 import contextlib
-import fcntl
 import select
 import socket
 import ssl
 import subprocess
-import sys
 import termios
 import threading
 import time
@@ -33,6 +31,7 @@ from tests.support.plans import Setup
 from tests.support.requirements import need
 from tests.support.ssh_far_sides import Scripted
 from tests.support.ssh_sessions import opened, options
+from tests.support.tcp_end import buffered_bytes
 from tests.support.tls_proxy import ANSWER, tls_proxy
 
 UPLOAD = bytes(range(256)) * 1300
@@ -131,11 +130,6 @@ async def test_a_lost_ssh_connection_under_a_proxy_resets_the_response(
         await asyncio.to_thread(bastion.stop)
 
 
-def _unread(sock: socket.socket) -> int:
-    """Return the number of bytes in the receive buffer of `sock`."""
-    return int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), sys.byteorder)
-
-
 async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before_tls_13(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,9 +159,10 @@ async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before
         relay = await link.join(inner, HostPort("db", 1), Histogram())
         await loop.sock_sendall(client, b"question")
         unread = [-1, -2]
-        while not unread[0] == unread[1] > 0:  # wait until the response fills the client's buffer
-            await asyncio.sleep(0.2)
-            unread = [unread[1], _unread(client)]
+        async with asyncio.timeout(20):
+            while not unread[0] == unread[1] > 0:  # wait until the response fills the client's buffer
+                await asyncio.sleep(0.2)
+                unread = [unread[1], buffered_bytes(client.fileno(), termios.FIONREAD)]
         client.shutdown(socket.SHUT_WR)
         await asyncio.sleep(1)  # the client does not read for a second
         assert ends == []

@@ -597,7 +597,7 @@ def test_dropped_packets_are_noticed(far: World, gateway: Gateway, kind: str, re
     # only after 60 s.
     assert down <= 57
     if machine.worst < 1:
-        assert (suspect <= 20, down <= 40) == (True, True), (suspect, down)
+        assert (suspect <= 15, down <= 30) == (True, True), (suspect, down)
     assert vpn_children(gateway) == child
     record_property("took", f"suspect after {suspect:.1f} s, down after {down:.1f} s, back after {back:.1f} s")
 

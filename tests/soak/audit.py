@@ -1,10 +1,8 @@
 """Checks the relays, the channel windows and the memory of the gateway once a second during a soak test."""
 
 import errno
-import fcntl
 import os
 import select
-import struct
 import termios
 import time
 from collections import Counter
@@ -14,6 +12,7 @@ from pathlib import Path
 from gateway.ssh.pool import SshConnectionPool
 from tests.soak import instrumentation
 from tests.soak.instrumentation import MIB, QUANTUM, Budgets, Seen
+from tests.support.tcp_end import buffered_bytes
 
 _SLACK = 64 * MIB
 """Bytes of resident memory that are allowed in addition to the data that relays buffer.
@@ -34,12 +33,11 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 def _unread(fd: int) -> int:
     """Return the number of bytes that can be read from a socket; 0 if the native engine has closed the socket."""
     try:
-        answer = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
+        return buffered_bytes(fd, termios.FIONREAD)
     except OSError as error:
         if error.errno == errno.EBADF:
             return 0
         raise
-    return int(struct.unpack("i", answer)[0])
 
 
 def resident() -> int:

@@ -12,6 +12,11 @@ from gateway.relay.sockets import reset
 from tests.support.ends import CHUNK, End, Pattern, Seen
 
 
+def buffered_bytes(fd: int, what: int) -> int:
+    """Return the number of bytes in a socket's receive buffer (FIONREAD) or send buffer (TIOCOUTQ)."""
+    return int(struct.unpack("i", fcntl.ioctl(fd, what, bytes(4)))[0])
+
+
 class TcpEnd(End):
     """One end of a connection under test, which uses a TCP socket.
 
@@ -101,8 +106,7 @@ class TcpEnd(End):
         self._loop.remove_writer(self._sock)
 
     def _count(self, what: int) -> int:
-        """Return the number of bytes in the socket's receive buffer (FIONREAD) or send buffer (TIOCOUTQ)."""
-        return int(struct.unpack("i", fcntl.ioctl(self._sock, what, bytes(4)))[0])
+        return buffered_bytes(self._sock.fileno(), what)
 
     def _on_readable(self) -> None:
         self._read(CHUNK)

@@ -107,10 +107,13 @@ async def test_a_file_system_that_hangs_does_not_block_later_reloads(
 ) -> None:
     file, released = tmp_path / "gateway.yaml", threading.Event()
     file.write_text("backends: {}\n")
-    monkeypatch.setattr(reloader, "_LOAD_TIMEOUT", 0.1)
+    monkeypatch.setattr(reloader, "_LOAD_TIMEOUT", 2.0)
     monkeypatch.setattr(reloader, "find_stale_files", lambda _: released.wait(60) or [])
-    subject = Reloader(Config(), Mock(), file, ServiceAuditLog("a"), Mock(), asyncio.Event(), Mock(), Mock())
-    monkeypatch.setattr(subject, "_load", AsyncMock(side_effect=GatewayError("not valid")))
+
+    def invalid() -> Config:
+        raise GatewayError("not valid")
+
+    subject = Reloader(Config(), invalid, file, ServiceAuditLog("a"), Mock(), asyncio.Event(), Mock(), Mock())
     subject.start(Mock(config=Config(), listeners={}), Mock(), Mock(renew=AsyncMock()), {})
     try:
         for _ in range(2):
