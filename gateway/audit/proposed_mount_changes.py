@@ -87,9 +87,9 @@ def possible_secret_paths(container: AuditedContainer, *, overridden: bool) -> s
 
     Args:
         container: The container.
-        overridden: Whether Compose created the container with the override file of an earlier fix. In this file,
-            `volumes` can also contain entries of `secrets` and `configs`. Therefore, the function returns all
-            read-only bind mounts.
+        overridden: Whether Compose created the container with an override file that an earlier fix proposed. Such a
+            file can list the mounts of `secrets` and `configs` under `volumes`. Therefore, if true, the function
+            returns all read-only bind mounts.
     """
     if overridden:
         return {each.path for each in container.mounts if each.kind == "bind" and not each.writable}

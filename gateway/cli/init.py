@@ -33,7 +33,7 @@ def init(file: Path, tunnels: tuple[str, ...], backends: tuple[str, ...]) -> Non
     if exists:
         raise UsageError(f"{file} exists: edit it, or name another file (gateway init FILE)")
     if not os.access(file.parent, os.W_OK | os.X_OK):  # report this error before asking the user questions
-        raise UsageError(f"cannot create a file in {file.parent}: choose another file")
+        raise UsageError(f"cannot create a file in {file.parent}: choose a file in another directory")
     config: dict[str, Any] = from_urls(tunnels, backends) if backends else ask_config(tunnels)
     problems = problems_of(config)
     if problems:

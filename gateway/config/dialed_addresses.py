@@ -26,5 +26,5 @@ def servers_behind_several(config: Config) -> dict[str, tuple[HostPort, ...]]:
 def _servers(spec: TunnelSpec, *, udp: bool = False) -> list[HostPort]:
     try:
         return [*spec.kind.servers(spec.options), *(spec.kind.udp_servers(spec.options) if udp else ())]
-    except GatewayError:  # ignore errors of the tunnel's files: the gateway reports them when it opens the tunnel
+    except GatewayError:  # an unreadable or wrong file: the gateway reports it when it opens the tunnel
         return []

@@ -25,7 +25,7 @@ async def with_last_starts(
     matters: Callable[[str], bool],
     now: float,
 ) -> tuple[tuple[Container, ...], bool]:
-    """Return copies of the containers, with the last start of some of them.
+    """Return copies of the containers, and set `last_start` in some of the copies.
 
     Set `last_start` of each container that may have failed to start, or that shares a network namespace. One call
     makes at most `_MAX_INSPECTIONS` inspections. For Podman, return the containers unchanged.

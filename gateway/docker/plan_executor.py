@@ -110,7 +110,7 @@ class PlanExecutor:
                 if action.verb in verbs and (action.verb in PREREQUISITES or action.network not in missing)
             ]
             if jobs:
-                # With `return_exceptions`, `gather` waits for all actions, also after one of them has been cancelled.
+                # With `return_exceptions`, `gather` waits for all actions, even after one of them has been cancelled.
                 for result in await asyncio.gather(*jobs, return_exceptions=True):
                     if result is not None:
                         raise result

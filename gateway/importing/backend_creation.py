@@ -202,7 +202,7 @@ def _merge_check(client: ImportedClient, check: dict[str, Any], name: str, resul
 
 
 def _unique_volume(client: ImportedClient, keys: dict[str, Any], result: ImportResult) -> dict[str, Any]:
-    """Return a client's `volume` keys. If another backend's volume has the same name, choose a new name."""
+    """Return the `volume` section of a client's backend. If the volume's name is taken, choose a new name."""
     taken = {each["volume"]["name"] for each in result.backends.values() if "volume" in each}
     old, client.volume = client.volume, unique_name(client.volume, taken)
     if old != client.volume:

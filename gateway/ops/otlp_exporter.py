@@ -118,7 +118,7 @@ class _DiscardBodyHttpAdapter(HTTPAdapter):
     """
 
     def send(self, *args: Any, **kwargs: Any) -> requests.Response:
-        """Send a request, and return a response without a body. The arguments are those of the base class."""
+        """Send a request, and return the response without its body. The arguments are those of the base class."""
         response = super().send(*args, **kwargs)
         response.close()
         response.raw = io.BytesIO()

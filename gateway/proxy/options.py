@@ -19,7 +19,7 @@ class ProxyOptions:
         url: `socks5://host:port`, `http://host:port` (CONNECT), or `https://host:port` (CONNECT, with TLS to the
             proxy).
         user: User name; can also be part of `url`. Without user name and password, the gateway does not log in.
-        password: Password. If neither `user` nor `url` contains a user name, write `user:password`.
+        password: Password. If neither `user` nor `url` sets a user name, this value is `user:password`.
         ca_file: Certificate authorities for an `https` proxy, in PEM. Default: those of the system.
         connect_timeout: Time limit for a connection to the proxy.
         dial_timeout: Time limit for a connection to a target through the proxy.

@@ -144,7 +144,7 @@ class OpenVpnClient:
         error = self._vpn.error(f"no connection within {self._options.connect_timeout:g} s; still trying")
         reason = error.reason if self._vpn.failure else FailureReason.TIMEOUT
         progress(TunnelState.BACKOFF, reason, error.detail)
-        # Schedule the next report, because OpenVPN can log a more specific failure later.
+        # Report the failure again later: OpenVPN can have logged a more specific failure by then.
         self._schedule_failure_report(progress)
 
     async def configure(self, link: VpnLink) -> None:

@@ -193,8 +193,8 @@ class OpenVpnProcess:
             return
         kind, fields = request[1], request[2]
         options = self._options
-        # The gateway has only the passphrase of a private key and the login to the server. The gateway has no other
-        # credentials, such as a login to an HTTP proxy.
+        # The gateway can supply only the passphrase of a private key, and the user name and password for the server.
+        # It has no other credentials, such as those for an HTTP proxy.
         secret = {"Private Key": options.key_password, "Auth": options.password}.get(kind)
         key = {"Private Key": "key_password_file", "Auth": "user and password_file"}.get(kind, "a login in the file")
         if secret is None or (fields.startswith("username") and options.user is None):

@@ -97,7 +97,7 @@ class OverdueReplyTimer:
         return max(0.0, echo, dial)
 
     def level(self, now: float) -> OverdueReplyLevel:
-        """Return the level that corresponds to the time for which an expected reply has been missing."""
+        """Return how serious the delay of an expected reply is at `now`."""
         overdue, thresholds = self.overdue(now), self._thresholds
         for threshold, level in (
             (thresholds.restart, OverdueReplyLevel.RESTART),

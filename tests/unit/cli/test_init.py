@@ -156,11 +156,14 @@ def test_the_proposed_listener_is_free(folder: Path) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("file", ["n" * 300, "missing/gateway.yaml"])
-def test_a_file_that_cannot_be_written_is_reported_before_the_questions(folder: Path, file: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "remedy"),
+    [("n" * 300, "choose another file"), ("missing/gateway.yaml", "choose a file in another directory")],
+)
+def test_a_file_that_cannot_be_written_is_reported_before_the_questions(folder: Path, file: str, remedy: str) -> None:
     done = CliRunner().invoke(cli, ["init", file], input="ssh\n")
     assert isinstance(done.exception, UsageError)
-    assert str(done.exception).endswith("choose another file")
+    assert str(done.exception).endswith(remedy)
     assert done.output == ""
 
 
